@@ -1,0 +1,1 @@
+"""sfumato inside any ASGI application, or as one."""

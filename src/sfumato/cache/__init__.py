@@ -1,0 +1,1 @@
+"""The cache: pictures by fingerprint, behind one small store protocol."""

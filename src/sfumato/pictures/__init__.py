@@ -1,0 +1,1 @@
+"""Work on pixels with Pillow, always in threads."""

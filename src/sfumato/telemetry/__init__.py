@@ -1,0 +1,1 @@
+"""What operators see: the request log, traces and metrics."""

@@ -1,0 +1,1 @@
+"""The way to Google: transport, accounts, retries."""
