@@ -45,10 +45,14 @@ class ImageError(Exception):
         message: What happened and what to do next, fit for a client.
         param: The request parameter at fault, in the client's spelling.
         reason: A machine-readable cause (a Gemini ``finishReason``, ``blockReason`` or quota class).
-        retry_after: Seconds until a repetition can help, None when unknown.
+        retry_after: Seconds until a repetition can help, None when unknown (some rows have a default).
         retryable: Overrides the row's default.
         openai_code: Overrides the row's OpenAI ``code`` where the row names more than one.
         ratings: Safety ratings as Gemini gave them, for refusals.
+
+    Attributes:
+        attempts: How many upstream attempts this error ends, set by the engine.
+        upstream_delay: The *retry_after* that was given, None where the row's default stands in.
     """
 
     code: ClassVar[str]
@@ -58,6 +62,7 @@ class ImageError(Exception):
     openai_type: ClassVar[str]
     default_openai_code: ClassVar[str]
     default_retryable: ClassVar[bool] = False
+    default_retry_after: ClassVar[float | None] = None
     resolution: ClassVar[str]
 
     def __init__(
@@ -75,10 +80,17 @@ class ImageError(Exception):
         self.message = message
         self.param = param
         self.reason = reason
-        self.retry_after = retry_after
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
+        self.upstream_delay = retry_after
         self.retryable = self.default_retryable if retryable is None else retryable
         self.openai_code = openai_code or self.default_openai_code
         self.ratings = ratings
+        self.attempts = 1
+
+    @property
+    def worth_repeating(self) -> bool:
+        """Tell whether the caller's own retry can help: the fault passes, and was not already retried here."""
+        return self.retryable and self.attempts == 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle by args alone, which would lose every keyword (LiteLLM's workers pickle).
@@ -173,6 +185,7 @@ class RateLimitedError(UpstreamApiError):
     openai_type = "rate_limit_error"
     default_openai_code = "rate_limit_exceeded"
     default_retryable = True
+    default_retry_after = 10.0
     resolution = "Wait for 'Retry-After' seconds, then send the request again."
 
 
@@ -214,6 +227,7 @@ class ServiceUnavailableError(UpstreamApiError):
     status = 503
     default_openai_code = "service_unavailable"
     default_retryable = True
+    default_retry_after = 5.0
     resolution = "Wait for 'Retry-After' seconds, then send the request again."
 
 
@@ -268,6 +282,7 @@ class OverloadedError(SystemFaultError):
     status = 503
     default_openai_code = "overloaded"
     default_retryable = True
+    default_retry_after = 2.0
     resolution = "Wait for 'Retry-After' seconds, then send the request again."
 
 

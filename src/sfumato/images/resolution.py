@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 from sfumato.errors import InvalidImageError, InvalidParameterError, MissingPromptError
@@ -15,6 +14,7 @@ from sfumato.images.request import (
     MAX_PROMPT_CHARS,
     CacheControl,
     ImageRequest,
+    ImageSource,
     InputImage,
     Operation,
     OutputFormat,
@@ -36,7 +36,6 @@ from sfumato.images.variants import Variant
 MAX_SEED = 2**31 - 1
 MAX_COMPRESSION = 100
 _MASKABLE_TYPES = ("image/png", "image/jpeg", "image/webp")
-_NO_EXCEPTIONS: Mapping[str, Threshold] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,7 @@ class RequestPolicy:
     phrases: bool = True
     drop_unknown: bool = False
     safety_threshold: Threshold = Threshold.OFF
-    safety_exceptions: Mapping[str, Threshold] = _NO_EXCEPTIONS
+    safety_exceptions: Mapping[str, Threshold] = field(default_factory=dict)
     safety_floors: tuple[Threshold, ...] = ()
     backend: Literal["gemini", "vertex"] = "gemini"
 
@@ -71,7 +70,7 @@ class SafetyWish:
     """What a request says of safety: one threshold, single categories, and ``moderation: low``."""
 
     threshold: Threshold | None = None
-    exceptions: Mapping[str, Threshold] = _NO_EXCEPTIONS
+    exceptions: Mapping[str, Threshold] = field(default_factory=dict)
     moderation_low: bool = False
 
 
@@ -91,8 +90,8 @@ class ImageWish:
     seed: int | None = None
     person_generation: str | None = None
     safety: SafetyWish = field(default_factory=SafetyWish)
-    images: tuple[InputImage, ...] = ()
-    mask: InputImage | None = None
+    images: tuple[ImageSource, ...] = ()
+    mask: ImageSource | None = None
     output_format: OutputFormat | None = None
     output_compression: int | None = None
     response_format: ResponseFormat = "b64_json"
@@ -101,8 +100,21 @@ class ImageWish:
     cache_control: CacheControl = field(default_factory=CacheControl)
 
 
-def resolve(wish: ImageWish, policy: RequestPolicy) -> ImageRequest:
+@dataclass(frozen=True, slots=True)
+class InputImages:
+    """The input pictures of a wish, inspected."""
+
+    images: tuple[InputImage, ...] = ()
+    mask: InputImage | None = None
+
+
+def resolve(wish: ImageWish, policy: RequestPolicy, inputs: InputImages | None = None) -> ImageRequest:
     """Make every decision about *wish* under *policy*.
+
+    Args:
+        wish: What the client asked.
+        policy: The operator's decisions.
+        inputs: The pictures of *wish*, inspected; none for a generation.
 
     Raises:
         MissingPromptError: No prompt, or a blank one.
@@ -111,12 +123,13 @@ def resolve(wish: ImageWish, policy: RequestPolicy) -> ImageRequest:
     """
     prompt = _checked_prompt(wish.prompt)
     _check_numbers(wish)
-    _check_images(wish)
+    inputs = inputs or InputImages()
+    _check_images(wish, inputs)
     _check_output(wish)
     if wish.person_generation is not None and policy.backend != "vertex":
         msg = "'person_generation' is available with a Vertex AI backend only; leave it out."
         raise InvalidParameterError(msg, param="person_generation")
-    ratio, tier = _resolve_shape(wish, policy)
+    ratio, tier = _resolve_shape(wish, policy, inputs)
     quality = wish.quality.strip().lower() if wish.quality else None
     style = wish.style.strip() if wish.style and wish.style.strip() else None
     style = style.lower() if style and style.lower() in ("vivid", "natural") else style
@@ -133,8 +146,8 @@ def resolve(wish: ImageWish, policy: RequestPolicy) -> ImageRequest:
         style=style,
         seed=wish.seed,
         person_generation=wish.person_generation,
-        images=wish.images,
-        mask=wish.mask,
+        images=inputs.images,
+        mask=inputs.mask,
         output_format="png" if wish.mask and wish.output_format is None else wish.output_format,
         output_compression=None if wish.output_format in (None, "png") or wish.mask else wish.output_compression,
         response_format=wish.response_format,
@@ -166,29 +179,29 @@ def _check_numbers(wish: ImageWish) -> None:
         raise InvalidParameterError(msg, param="output_compression")
 
 
-def _check_images(wish: ImageWish) -> None:
+def _check_images(wish: ImageWish, inputs: InputImages) -> None:
     family = wish.variant.family
-    if wish.operation is Operation.EDIT and not wish.images:
+    if wish.operation is Operation.EDIT and not inputs.images:
         msg = "'image' is required: send at least one picture to edit."
         raise InvalidImageError(msg, param="image", openai_code="missing_required_parameter")
     # The picture of the mask goes upstream as one more image.
-    room = family.max_input_images - (1 if wish.mask else 0)
-    if len(wish.images) > room:
-        beside = " beside a mask" if wish.mask else ""
-        msg = f"{len(wish.images)} images were sent; {family.name} takes at most {room}{beside}."
+    room = family.max_input_images - (1 if inputs.mask else 0)
+    if len(inputs.images) > room:
+        beside = " beside a mask" if inputs.mask else ""
+        msg = f"{len(inputs.images)} images were sent; {family.name} takes at most {room}{beside}."
         raise InvalidParameterError(msg, param="image")
-    if wish.mask is None:
+    if inputs.mask is None:
         return
-    first = wish.images[0]
+    first = inputs.images[0]
     if first.mime_type not in _MASKABLE_TYPES:
         msg = "A mask needs a PNG, JPEG or WebP picture as the first image."
         raise InvalidImageError(msg, param="mask")
-    if wish.mask.mime_type != "image/png" or not wish.mask.has_alpha:
+    if inputs.mask.mime_type != "image/png" or not inputs.mask.has_alpha:
         msg = "The mask must be a PNG with an alpha channel."
         raise InvalidImageError(msg, param="mask")
-    if (wish.mask.width, wish.mask.height) != (first.width, first.height):
+    if (inputs.mask.width, inputs.mask.height) != (first.width, first.height):
         msg = (
-            f"The mask is {wish.mask.width}x{wish.mask.height} pixels and the first image is "
+            f"The mask is {inputs.mask.width}x{inputs.mask.height} pixels and the first image is "
             f"{first.width}x{first.height}: send a mask of the same size."
         )
         raise InvalidImageError(msg, param="mask")
@@ -204,7 +217,7 @@ def _check_output(wish: ImageWish) -> None:
     raise InvalidParameterError(msg, param="output_compression")
 
 
-def _resolve_shape(wish: ImageWish, policy: RequestPolicy) -> tuple[str | None, str | None]:
+def _resolve_shape(wish: ImageWish, policy: RequestPolicy, inputs: InputImages) -> tuple[str | None, str | None]:
     variant, family = wish.variant, wish.variant.family
     aspect_ratio = parse_aspect_ratio(wish.aspect_ratio, family) if wish.aspect_ratio else None
     image_size = parse_tier(wish.image_size, family) if wish.image_size else None
@@ -212,9 +225,9 @@ def _resolve_shape(wish: ImageWish, policy: RequestPolicy) -> tuple[str | None, 
         parse_quality(wish.quality)
     size = parse_size(wish.size, family) if wish.size else Size()
     ratio = resolve_aspect_ratio(variant, aspect_ratio=aspect_ratio, size=size)
-    if wish.mask:
+    if inputs.mask:
         # The answer has the first image's pixels, so its ratio and, unless named, its tier are asked for.
-        size = Size(pixels=(wish.images[0].width, wish.images[0].height))
+        size = Size(pixels=(inputs.images[0].width, inputs.images[0].height))
         ratio = _masked_ratio(wish, aspect_ratio or variant.aspect_ratio, size)
     tier = resolve_tier(
         variant,

@@ -63,6 +63,20 @@ def decode_base64(text: str | Piece, *, param: str) -> bytes:
         raise InvalidImageError(msg, param=param) from None
 
 
+def decode_head(encoded: Iterable[Piece], max_bytes: int) -> bytes:
+    """Return at most *max_bytes* from the start of *encoded*; empty when it is not base64."""
+    wanted = max_bytes // 3 * 4
+    head = bytearray()
+    for piece in encoded:
+        head += memoryview(piece)[: wanted - len(head)]
+        if len(head) >= wanted:
+            break
+    try:
+        return pybase64.b64decode(head[: len(head) // 4 * 4], validate=True)
+    except ValueError:
+        return b""
+
+
 def raw_bytes(picture: Picture) -> bytes:
     """Return a picture's decoded bytes; call it in a thread above `INLINE_BYTES`.
 

@@ -1,0 +1,90 @@
+"""From Gemini's answer to the picture that was asked for: signature, mask, format."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from anyio import to_thread
+
+from sfumato.errors import UpstreamFailureError
+from sfumato.images.pricing import price_usd
+from sfumato.images.request import GeneratedImage, ImageRequest, Picture
+from sfumato.pictures.compose import composite
+from sfumato.pictures.transcode import transcode
+from sfumato.wire.gemini import Answer
+from sfumato.wire.payload import Pieces, decode_head, raw_bytes, size_of
+from sfumato.wire.signature import Signature, Truncated, read_signature
+
+_HEAD_BYTES = 48 * 1024
+
+
+async def finish(request: ImageRequest, slot: int, answer: Answer, *, created: float) -> GeneratedImage:
+    """Return the picture of *answer* as *request* wants it; untouched where nothing asks for more.
+
+    Args:
+        request: What was asked for.
+        slot: Which of the n pictures.
+        answer: Gemini's.
+        created: Unix seconds.
+
+    Raises:
+        UpstreamFailureError: The bytes are not a readable picture.
+    """
+    picture = await to_thread.run_sync(read_picture, answer.encoded)
+    if request.mask is not None:
+        picture = await to_thread.run_sync(_composite, request, picture)
+    elif _wants_transcoding(request, picture):
+        picture = await to_thread.run_sync(_transcode, request, picture)
+    return GeneratedImage(
+        slot=slot,
+        picture=picture,
+        usage=answer.usage,
+        price_usd=price_usd(request.variant.family, request.tier, answer.usage),
+        created=created,
+    )
+
+
+def read_picture(encoded: Pieces) -> Picture:
+    """Return base64 as a picture, with type and pixels read from its bytes; declared types have been wrong.
+
+    Raises:
+        UpstreamFailureError: It is not base64 of a known kind of picture.
+    """
+    total = size_of(encoded)
+    head_bytes = _HEAD_BYTES
+    while True:
+        signature = read_signature(decode_head(encoded, head_bytes))
+        # A C2PA record before the size can be long: look further, up to the whole picture.
+        if not isinstance(signature, Truncated) or head_bytes >= total:
+            break
+        head_bytes = min(total, max(signature.needed_bytes, head_bytes * 4))
+    if not isinstance(signature, Signature):
+        raise UpstreamFailureError("Gemini answered with an unreadable picture. Send the request again.")
+    width, height = signature.displayed_size
+    return Picture(encoded=encoded, mime_type=signature.mime_type, width=width, height=height)
+
+
+def _wants_transcoding(request: ImageRequest, picture: Picture) -> bool:
+    if request.output_format is None:
+        return False
+    return picture.format != request.output_format or request.output_compression not in (None, 100)
+
+
+def _transcode(request: ImageRequest, picture: Picture) -> Picture:
+    return transcode(
+        _raw(picture), output_format=request.output_format or "png", compression=request.output_compression
+    )
+
+
+def _composite(request: ImageRequest, picture: Picture) -> Picture:
+    if request.mask is None:
+        return picture
+    lossless: Literal["png", "webp"] = "webp" if request.output_format == "webp" else "png"
+    return composite(request.images[0], request.mask, _raw(picture), output_format=lossless)
+
+
+def _raw(picture: Picture) -> bytes:
+    try:
+        return raw_bytes(picture)
+    except ValueError:
+        raise UpstreamFailureError("Gemini answered with a damaged picture. Send the request again.") from None

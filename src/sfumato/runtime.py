@@ -1,0 +1,134 @@
+"""The composition root: settings to transport, accounts, cache and observer to `ImageClient`, per event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import weakref
+
+import httpx
+import platformdirs
+
+from sfumato.cache.filesystem import FilesystemStore
+from sfumato.cache.image_cache import ImageCache
+from sfumato.cache.memory import MemoryStore
+from sfumato.cache.noop import NoopStore
+from sfumato.cache.store import Store
+from sfumato.engine.attempts import Attempts
+from sfumato.engine.client import ImageClient
+from sfumato.engine.intake import Intake
+from sfumato.errors import ConfigurationError
+from sfumato.pictures.inspect import ImageLimits
+from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
+from sfumato.telemetry.logs import RequestLog
+from sfumato.telemetry.observer import Observer
+from sfumato.upstream.accounts import Account, AccountPool
+from sfumato.upstream.fetch import PictureFetcher
+from sfumato.upstream.retry import RetryPolicy
+from sfumato.upstream.transport import GeminiTransport, create_http_client
+
+_log = logging.getLogger("sfumato")
+
+
+class Runtime:
+    """Own everything that lives as long as a process; hand out one `ImageClient` per event loop.
+
+    Args:
+        settings: The configuration, the environment's by default.
+        observer: Sees every request; the request log by default.
+
+    Raises:
+        ConfigurationError: The settings are invalid or ask for something that this version does not have.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, observer: Observer | None = None) -> None:
+        self.settings = settings or load_settings()
+        self._observer = observer or RequestLog()
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ImageClient] = weakref.WeakKeyDictionary()
+        _refuse_unavailable(self.settings)
+        for name, closest in unknown_variables():
+            _log.warning("The variable %s means nothing to sfumato. Did you mean %s?", name, closest)
+
+    @property
+    def client(self) -> ImageClient:
+        """Return the running event loop's client, built at the first call."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop] = self._build()
+        return self._clients[loop]
+
+    def account(self, api_key: str, api_base: str | None = None) -> Account:
+        """Return a caller's own account, at the configured base unless it names one."""
+        settings = self.settings
+        return Account.at("request", api_key, api_base or settings.api_base, settings.api_version)
+
+    async def aclose(self) -> None:
+        """Close the running event loop's client."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def _build(self) -> ImageClient:
+        settings = self.settings
+        max_request_bytes = int(settings.max_request_mb * MEGABYTE)
+        http = create_http_client(connect_timeout_seconds=settings.connect_timeout_seconds)
+        return ImageClient(
+            policy=settings.policy,
+            intake=Intake(
+                limits=ImageLimits(max_pixels=settings.max_input_pixels, max_bytes=max_request_bytes),
+                max_request_bytes=max_request_bytes,
+                fetcher=PictureFetcher(http, hosts=settings.fetch_hosts, max_bytes=max_request_bytes),
+            ),
+            cache=ImageCache(create_store(settings), ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
+            attempts=self._attempts(http),
+            observer=self._observer,
+            timeout_seconds=settings.timeout_seconds,
+            max_request_bytes=max_request_bytes,
+            hash_salt=settings.hash_salt.get_secret_value() if settings.hash_salt else None,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            on_close=(http.aclose,),
+        )
+
+    def _attempts(self, http: httpx.AsyncClient) -> Attempts:
+        settings = self.settings
+        accounts = (
+            Account.at(label, secret.get_secret_value(), settings.api_base, settings.api_version)
+            for label, secret in settings.accounts
+        )
+        return Attempts(
+            transport=GeminiTransport(http, max_response_bytes=int(settings.max_response_mb * MEGABYTE)),
+            accounts=AccountPool(accounts),
+            retry=RetryPolicy(max_attempts=settings.max_attempts),
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+            random=random.random,
+        )
+
+
+def create_store(settings: Settings) -> Store:
+    """Create the configured cache backend."""
+    max_bytes = int(settings.cache_max_size_mb * MEGABYTE)
+    if not settings.cache_enabled or settings.cache_backend == "noop":
+        return NoopStore()
+    if settings.cache_backend == "memory":
+        return MemoryStore(max_bytes=max_bytes)
+    directory = settings.cache_dir or platformdirs.user_cache_path("sfumato")
+    return FilesystemStore(directory, max_bytes=max_bytes)
+
+
+def _refuse_unavailable(settings: Settings) -> None:
+    """Refuse what this version does not do: a setting without its effect would mislead whoever set it."""
+    asked = {
+        "cache_backend": settings.cache_backend in ("redis", "s3"),
+        "cache_memory_mb": settings.cache_memory_mb > 0,
+        "url_mode": settings.url_mode == "link",
+        "accounts_file": settings.accounts_file is not None,
+        "prices_file": settings.prices_file is not None,
+    }
+    for field, unavailable in asked.items():
+        if unavailable:
+            value = getattr(settings, field)
+            raise ConfigurationError(f"{variable_names(field)[0]}={value} is not available in this version.")

@@ -1,0 +1,361 @@
+"""Every variable, alias, default and unit, in one place. Only this module reads the environment."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sfumato.errors import ConfigurationError, ImageError, InvalidParameterError
+from sfumato.images.resolution import RequestPolicy
+from sfumato.images.safety import Threshold, parse_category, parse_threshold
+
+PREFIX = "GEMINI_IMAGE_"
+MEGABYTE = 1024 * 1024
+DEFAULT_API_BASE = "https://generativelanguage.googleapis.com"
+
+
+class Labelled(NamedTuple):
+    """A secret and the label by which logs, metrics and tenants name it."""
+
+    label: str
+    secret: SecretStr
+
+
+def _labelled(value: object) -> object:
+    """Read ``label:key,label:key``; an entry without a label is named by its place."""
+    if not isinstance(value, str):
+        return value
+    pairs = []
+    for place, item in enumerate(filter(None, (part.strip() for part in value.split(","))), start=1):
+        label, colon, secret = item.partition(":")
+        if not colon:
+            label, secret = f"key-{place}", item
+        if not label.strip() or not secret.strip():
+            raise ValueError("expected label:key,label:key")
+        pairs.append(Labelled(label.strip(), SecretStr(secret.strip())))
+    labels = [label for label, _ in pairs]
+    if len(set(labels)) < len(labels):
+        raise ValueError("every label must be different")
+    return tuple(pairs)
+
+
+def _words(value: object) -> object:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _secrets(value: object) -> object:
+    return tuple(SecretStr(word) for word in _words(value)) if isinstance(value, str) else value  # type: ignore[attr-defined]  # _words of a str is a tuple
+
+
+def _threshold(value: object) -> object:
+    if value is None:
+        return None
+    try:
+        return parse_threshold(value, param="safety threshold")
+    except InvalidParameterError as error:
+        raise ValueError(error.message) from None
+
+
+def _thresholds(value: object) -> object:
+    """Read ``HARASSMENT=HIGH,HATE_SPEECH=LOW``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        pairs = (item.partition("=") for item in value.split(",") if item.strip())
+        return {parse_category(c, param="category"): parse_threshold(t, param="threshold") for c, _, t in pairs}
+    except InvalidParameterError as error:
+        raise ValueError(error.message) from None
+
+
+def _tier(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _backend(value: object) -> object:
+    return {"none": "noop"}.get(str(_lower(value)), _lower(value))
+
+
+LabelledSecrets = Annotated[tuple[Labelled, ...], NoDecode, BeforeValidator(_labelled)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+ThresholdSetting = Annotated[Threshold, BeforeValidator(_threshold)]
+Thresholds = Annotated[dict[str, Threshold], NoDecode, BeforeValidator(_thresholds)]
+TierSetting = Annotated[Literal["512", "1K", "2K", "4K"], BeforeValidator(_tier)]
+CacheBackend = Annotated[Literal["memory", "filesystem", "redis", "s3", "noop"], BeforeValidator(_backend)]
+
+
+def _var(name: str, *aliases: str, default: Any, doc: str, **checks: Any) -> Any:
+    return Field(default, validation_alias=AliasChoices(name, *aliases), description=doc, **checks)
+
+
+class Variable(NamedTuple):
+    """One variable as it stands: its names, its value (secrets masked) and where the value comes from."""
+
+    field: str
+    names: tuple[str, ...]
+    value: str
+    source: str
+    description: str
+
+
+class Settings(BaseSettings):
+    """The configuration of an installation; every field is also a keyword argument.
+
+    Raises:
+        pydantic.ValidationError: A value is invalid; use `load_settings` for a message fit for operators.
+    """
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        case_sensitive=True, populate_by_name=True, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    api_key: SecretStr | None = _var("GEMINI_API_KEY", default=None, doc="The Gemini API key.")
+    api_keys: LabelledSecrets = _var(
+        "GEMINI_API_KEYS", default=(), doc="Several Gemini API keys: `label:key,label:key`."
+    )
+    accounts_file: Path | None = _var(
+        "GEMINI_IMAGE_ACCOUNTS_FILE", default=None, doc="TOML file of accounts with weights and Vertex projects."
+    )
+    api_base: str = _var(
+        "GEMINI_IMAGE_API_BASE",
+        "GEMINI_API_BASE",
+        "GOOGLE_GEMINI_BASE_URL",
+        default=DEFAULT_API_BASE,
+        doc="Host of the Gemini API, with or without the version.",
+        pattern=r"^https?://[^/\s]+",
+    )
+    api_version: str = _var("GEMINI_IMAGE_API_VERSION", default="v1beta", doc="Version of the Gemini API.")
+    client_keys: LabelledSecrets = _var(
+        "GEMINI_IMAGE_CLIENT_KEYS", default=(), doc="Who may call: `label:key,…`; the label is the tenant."
+    )
+    admin_key: SecretStr | None = _var(
+        "GEMINI_IMAGE_ADMIN_KEY", default=None, doc="Key of the administrators' routes; unset, they do not exist."
+    )
+    metrics_public: bool = _var(
+        "GEMINI_IMAGE_METRICS_PUBLIC", default=False, doc="Serve /gemini-image/metrics without the admin key."
+    )
+    allow_anonymous: bool = _var(
+        "GEMINI_IMAGE_ALLOW_ANONYMOUS", default=False, doc="Let `serve --no-auth` listen beyond loopback."
+    )
+    default_size: TierSetting | None = _var(
+        "GEMINI_IMAGE_DEFAULT_SIZE", default=None, doc="Tier when a request names none: `1K`, `2K`, `4K`."
+    )
+    prompt_enhancement: bool = _var(
+        "GEMINI_IMAGE_PROMPT_ENHANCEMENT", default=True, doc="Append our phrases for `hd`, `vivid`, `natural`."
+    )
+    drop_params: bool = _var(
+        "GEMINI_IMAGE_DROP_PARAMS", default=False, doc="Ignore unknown parameters instead of refusing them."
+    )
+    safety_threshold: ThresholdSetting = _var(
+        "GEMINI_IMAGE_SAFETY_THRESHOLD",
+        default=Threshold.OFF,
+        doc="Safety level when a request names none: `OFF`, `LOW`, `MEDIUM`, `HIGH`.",
+    )
+    safety_settings: Thresholds = _var(
+        "GEMINI_IMAGE_SAFETY_SETTINGS", default={}, doc="Levels of single categories: `HARASSMENT=HIGH,…`."
+    )
+    safety_floor: ThresholdSetting | None = _var(
+        "GEMINI_IMAGE_SAFETY_FLOOR", default=None, doc="Level that no request can go below."
+    )
+    cache_enabled: bool = _var("GEMINI_IMAGE_CACHE_ENABLED", default=True, doc="Use the cache.")
+    cache_backend: CacheBackend = _var(
+        "GEMINI_IMAGE_CACHE_BACKEND",
+        "CACHE_BACKEND",
+        default="filesystem",
+        doc="`memory`, `filesystem`, `redis`, `s3` or `noop` (`none`).",
+    )
+    cache_ttl_hours: float = _var(
+        "GEMINI_IMAGE_CACHE_TTL_HOURS", default=24.0, doc="Hours an entry is kept.", gt=0, allow_inf_nan=False
+    )
+    cache_ttl_seconds: float | None = _var(
+        "GEMINI_IMAGE_CACHE_TTL_SECONDS",
+        "CACHE_TTL_SECONDS",
+        default=None,
+        doc="Seconds an entry is kept; beats the hours.",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    cache_max_size_mb: float = _var(
+        "GEMINI_IMAGE_CACHE_MAX_SIZE_MB",
+        "CACHE_MAX_SIZE_MB",
+        default=1000.0,
+        doc="Byte budget of the cache in MB.",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    cache_dir: Path | None = _var(
+        "GEMINI_IMAGE_CACHE_DIR", "CACHE_DIR", default=None, doc="Directory; the platform's cache directory by default."
+    )
+    cache_scope: Annotated[Literal["global", "tenant"], BeforeValidator(_lower)] = _var(
+        "GEMINI_IMAGE_CACHE_SCOPE", default="global", doc="`global` shares entries, `tenant` keeps tenants apart."
+    )
+    cache_memory_mb: float = _var(
+        "GEMINI_IMAGE_CACHE_MEMORY_MB", default=0.0, doc="Memory tier in front of the backend in MB; 0 is none.", ge=0
+    )
+    cache_url: SecretStr | None = _var(
+        "GEMINI_IMAGE_CACHE_URL", default=None, doc="URL of the object store or Redis that holds the cache."
+    )
+    redis_url: SecretStr | None = _var("REDIS_URL", default=None, doc="Redis for the cache and for shared state.")
+    url_mode: Annotated[Literal["data", "link"], BeforeValidator(_lower)] = _var(
+        "GEMINI_IMAGE_URL_MODE", default="data", doc="`response_format: url` gives a data URI or a signed link."
+    )
+    url_secrets: Secrets = _var(
+        "GEMINI_IMAGE_URL_SECRETS", default=(), doc="Secrets that sign links, newest first, comma-separated."
+    )
+    url_ttl_seconds: float = _var(
+        "GEMINI_IMAGE_URL_TTL_SECONDS", default=3600.0, doc="Seconds a signed link is valid.", gt=0
+    )
+    public_url: str | None = _var("GEMINI_IMAGE_PUBLIC_URL", default=None, doc="Base of signed links.")
+    token_secrets: Secrets = _var(
+        "GEMINI_IMAGE_TOKEN_SECRETS", default=(), doc="Secrets that seal edit tokens, newest first."
+    )
+    idempotency_ttl_seconds: float = _var(
+        "GEMINI_IMAGE_IDEMPOTENCY_TTL_SECONDS", default=600.0, doc="Seconds an Idempotency-Key is remembered.", gt=0
+    )
+    prices_file: Path | None = _var("GEMINI_IMAGE_PRICES_FILE", default=None, doc="TOML file of own prices.")
+    spool_dir: Path | None = _var("GEMINI_IMAGE_SPOOL_DIR", default=None, doc="Directory for bodies past the budget.")
+    spool_after_mb: float = _var(
+        "GEMINI_IMAGE_SPOOL_AFTER_MB", default=256.0, doc="Memory for bodies in flight before they spool, MB.", gt=0
+    )
+    timeout_seconds: float = _var(
+        "GEMINI_IMAGE_TIMEOUT_SECONDS", default=300.0, doc="Overall deadline of a request.", gt=0, allow_inf_nan=False
+    )
+    connect_timeout_seconds: float = _var(
+        "GEMINI_IMAGE_CONNECT_TIMEOUT_SECONDS", default=10.0, doc="Time to connect upstream.", gt=0
+    )
+    max_attempts: int = _var(
+        "GEMINI_IMAGE_MAX_ATTEMPTS", default=3, doc="Upstream attempts per picture, the first included.", ge=1, le=10
+    )
+    max_concurrency: int = _var(
+        "GEMINI_IMAGE_MAX_CONCURRENCY", default=64, doc="Upstream calls at a time per process.", ge=1
+    )
+    queue_size: int = _var("GEMINI_IMAGE_QUEUE_SIZE", default=256, doc="Calls that may wait for a place.", ge=0)
+    grace_seconds: float = _var(
+        "GEMINI_IMAGE_GRACE_SECONDS", default=120.0, doc="Time for running work after SIGTERM.", ge=0
+    )
+    max_request_mb: float = _var(
+        "GEMINI_IMAGE_MAX_REQUEST_MB", default=20.0, doc="Limit of a client's body and of the upstream JSON, MB.", gt=0
+    )
+    max_response_mb: float = _var(
+        "GEMINI_IMAGE_MAX_RESPONSE_MB", default=96.0, doc="Limit of one upstream answer, MB.", gt=0
+    )
+    max_input_pixels: int = _var(
+        "GEMINI_IMAGE_MAX_INPUT_PIXELS", default=64_000_000, doc="Limit of width x height of an input image.", gt=0
+    )
+    fetch_hosts: Words = _var(
+        "GEMINI_IMAGE_FETCH_HOSTS", default=(), doc="Hosts that remote input images may come from."
+    )
+    hash_salt: SecretStr | None = _var(
+        "GEMINI_IMAGE_HASH_SALT", default=None, doc="Key of the HMAC over prompts and users in telemetry."
+    )
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+        BeforeValidator(lambda value: str(value).strip().upper()),
+    ] = _var("GEMINI_IMAGE_LOG_LEVEL", default="INFO", doc="Level of the `sfumato` loggers in our own processes.")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        labels = [account.label for account in self.accounts]
+        if len(set(labels)) < len(labels):
+            raise ValueError("GEMINI_API_KEYS uses the label 'default', which GEMINI_API_KEY has")
+        return self
+
+    @property
+    def accounts(self) -> tuple[Labelled, ...]:
+        """List the API keys with their labels; GEMINI_API_KEY is labelled ``default``."""
+        first = (Labelled("default", self.api_key),) if self.api_key else ()
+        return first + self.api_keys
+
+    @property
+    def cache_ttl(self) -> float:
+        """Return how long an entry is kept, in seconds: seconds beat hours."""
+        return self.cache_ttl_seconds or self.cache_ttl_hours * 3600
+
+    @property
+    def policy(self) -> RequestPolicy:
+        """Return the decisions that every request is resolved under."""
+        return RequestPolicy(
+            default_tier=self.default_size,
+            phrases=self.prompt_enhancement,
+            drop_unknown=self.drop_params,
+            safety_threshold=self.safety_threshold,
+            safety_exceptions=self.safety_settings,
+            safety_floors=(self.safety_floor,) if self.safety_floor else (),
+        )
+
+    def variables(self, environ: Mapping[str, str] | None = None) -> Iterator[Variable]:
+        """Yield every variable as it stands, for the configuration doctor and the docs; secrets are masked."""
+        environ = os.environ if environ is None else environ
+        for name, field in type(self).model_fields.items():
+            names = variable_names(name)
+            found = next((alias for alias in names if environ.get(alias)), None)
+            source = found or ("keyword" if name in self.model_fields_set else "default")
+            yield Variable(name, names, _shown(getattr(self, name)), source, field.description or "")
+
+
+def load_settings(**values: Any) -> Settings:
+    """Read the environment once; *values* win over it.
+
+    Raises:
+        ConfigurationError: A value is invalid; the message names each variable and never repeats a value.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(f"Invalid configuration. {_explained(error)}") from None
+    except ImageError as error:
+        raise ConfigurationError(f"Invalid configuration. {error.message}") from None
+
+
+def variable_names(field: str) -> tuple[str, ...]:
+    """Return the environment names of a `Settings` field, the one that wins first."""
+    alias = Settings.model_fields[field].validation_alias
+    return tuple(str(choice) for choice in alias.choices) if isinstance(alias, AliasChoices) else (field,)
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """List every ``GEMINI_IMAGE_*`` name that means nothing, each with the closest real one.
+
+    A typo in a safety variable must not pass unseen: every process of ours logs these at start-up.
+    """
+    known = [name for field in Settings.model_fields for name in variable_names(field)]
+    names = os.environ if environ is None else environ
+    strays = (name for name in names if name.startswith(PREFIX) and name not in known)
+    return tuple((name, difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]) for name in sorted(strays))
+
+
+def _explained(error: ValidationError) -> str:
+    sentences = []
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        where = str(problem["loc"][0]) if problem["loc"] else ""
+        name = variable_names(where)[0] if where in Settings.model_fields else where
+        reason = problem["msg"].removeprefix("Value error, ")
+        sentence = f"{name}: {reason}" if name else reason
+        sentences.append(sentence.rstrip(".") + ".")
+    return " ".join(sentences)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return "********"
+    if isinstance(value, Labelled):
+        return f"{value.label}:********"
+    if isinstance(value, tuple):
+        return ",".join(_shown(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_shown(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, Threshold):
+        return value.level
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value is None else str(value)

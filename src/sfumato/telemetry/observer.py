@@ -1,0 +1,206 @@
+"""What is observed of a request: one record, filled as it runs, and the protocols of who looks. Names no vendor."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sfumato.errors import ImageError, InternalError
+from sfumato.images.prompts import STYLE_PHRASES
+from sfumato.images.request import ImageRequest, ImageResult, Usage
+
+_CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Where a request came from.
+
+    Attributes:
+        request_id: The id that the client is told.
+        trace_id: Trace id of the caller's ``traceparent``, 32 hex digits.
+        door: ``asgi``, ``litellm`` or ``library``.
+    """
+
+    request_id: str
+    trace_id: str | None = None
+    door: str = "library"
+
+
+@dataclass(slots=True, kw_only=True)
+class OperationRecord:
+    """Everything that telemetry may say of one request. Never a prompt, picture, key or address."""
+
+    call: Call
+    operation: str = "generation"
+    model: str | None = None
+    tenant: str | None = None
+    user_hash: str | None = None
+    prompt_hash: str | None = None
+    resolution: str | None = None
+    aspect_ratio: str | None = None
+    quality: str | None = None
+    style: str | None = None
+    n: int = 1
+    safety_level: str | None = None
+    accounts: list[str] = field(default_factory=list)
+    retry_count: int = 0
+    images: int = 0
+    failures: int = 0
+    cache: str | None = None
+    cost_usd: float = 0.0
+    savings_usd: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    duration_seconds: float = 0.0
+    error: ImageError | None = None
+    status_code: int = 200
+
+    def describe_request(self, request: ImageRequest, *, salt: str | None = None) -> None:
+        """Fill in what was asked for; the prompt and the user are hashed."""
+        self.operation = request.operation.value
+        self.model = request.resolved_variant.name
+        self.tenant = request.tenant
+        self.user_hash = private_hash(request.user, salt=salt) if request.user else None
+        self.prompt_hash = private_hash(request.prompt, salt=salt)
+        self.resolution = request.tier or request.variant.family.default_tier
+        self.aspect_ratio = request.aspect_ratio
+        self.quality = request.quality
+        # A client's own style text is its text, like the prompt.
+        self.style = request.style if request.style in STYLE_PHRASES else "custom" if request.style else None
+        self.n = request.n
+        self.safety_level = request.safety.level
+
+    def describe_result(self, result: ImageResult) -> None:
+        """Fill in what came of it."""
+        self.images = len(result.images)
+        self.failures = len(result.failures)
+        self.retry_count = result.retries
+        self.cache = result.cache_status.value
+        self.cost_usd = result.cost_usd
+        self.savings_usd = result.savings_usd
+        self.usage = result.usage
+
+
+class Operation(Protocol):
+    """One request as an observer follows it."""
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Enclose a part of the work: ``cache.lookup``, ``attempt``, ``cache.store``."""
+        ...
+
+    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
+        """Note that an attempt failed and another follows."""
+        ...
+
+    def end(self) -> None:
+        """Note that the request ended; its record is complete."""
+        ...
+
+
+class Observer(Protocol):
+    """Whoever wants to see requests."""
+
+    def begin(self, record: OperationRecord) -> Operation:
+        """Begin to follow a request; *record* fills up until `Operation.end`."""
+        ...
+
+
+class NullOperation:
+    """An operation that nobody looks at; the base for observers that care for some of it."""
+
+    def step(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002  # the protocol's signature
+        """Enclose a part of the work."""
+        return nullcontext()
+
+    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
+        """Note that an attempt failed."""
+
+    def end(self) -> None:
+        """Note that the request ended."""
+
+
+class NullObserver:
+    """The default: looks at nothing."""
+
+    def begin(self, record: OperationRecord) -> Operation:  # noqa: ARG002  # the protocol's signature
+        """Begin to follow a request."""
+        return NullOperation()
+
+
+class ObserverGroup:
+    """Several observers as one.
+
+    Args:
+        observers: Whoever wants to see requests, in the order in which they are told.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def begin(self, record: OperationRecord) -> Operation:
+        """Begin to follow a request with every observer."""
+        return _OperationGroup([observer.begin(record) for observer in self._observers])
+
+
+class _OperationGroup:
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = operations
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            for operation in self._operations:
+                stack.enter_context(operation.step(name))
+            yield
+
+    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
+        for operation in self._operations:
+            operation.retry(error, attempt=attempt, delay_seconds=delay_seconds)
+
+    def end(self) -> None:
+        for operation in reversed(self._operations):
+            operation.end()
+
+
+@contextmanager
+def observed(observer: Observer, record: OperationRecord, *, clock: Callable[[], float]) -> Iterator[Operation]:
+    """Follow one request from here to the end of the block; errors are noted in *record* and raised on.
+
+    Args:
+        observer: Who looks.
+        record: The request's record.
+        clock: Monotonic seconds.
+    """
+    started = clock()
+    operation = observer.begin(record)
+    try:
+        yield operation
+    except ImageError as error:
+        _note(record, error)
+        raise
+    except Exception:
+        _note(record, InternalError("Something failed here that should not."))
+        raise
+    except BaseException:
+        record.status_code = _CLIENT_CLOSED_REQUEST
+        raise
+    finally:
+        record.duration_seconds = clock() - started
+        operation.end()
+
+
+def private_hash(text: str, *, salt: str | None) -> str:
+    """Return 16 hex digits of SHA-256, or of HMAC-SHA-256 keyed with *salt*, which a dictionary cannot undo."""
+    if salt:
+        return hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _note(record: OperationRecord, error: ImageError) -> None:
+    record.error = error
+    record.status_code = error.status
+    record.retry_count = max(record.retry_count, error.attempts - 1)

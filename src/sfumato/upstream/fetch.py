@@ -1,0 +1,55 @@
+"""Remote input pictures, from hosts that the operator listed and from no other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import httpx
+
+from sfumato.errors import InvalidImageError, InvalidParameterError, PayloadTooLargeError
+
+
+class PictureFetcher:
+    """Fetch input pictures by address.
+
+    Args:
+        client: Any httpx client that follows no redirects: a listed host must not be able to point elsewhere.
+        hosts: The listed hosts, each with its port where it is not the scheme's own.
+        max_bytes: A picture above this is refused while it is read.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, *, hosts: Collection[str], max_bytes: int) -> None:
+        self._client = client
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._max_bytes = max_bytes
+
+    async def fetch(self, url: str, *, param: str) -> bytes:
+        """Return the bytes behind *url*.
+
+        Raises:
+            InvalidParameterError: The host is not listed.
+            InvalidImageError: The host did not answer with 200.
+            PayloadTooLargeError: The picture is over the limit.
+        """
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL:
+            raise InvalidParameterError(f"'{param}' is not a valid address.", param=param) from None
+        # Userinfo would let an address look as if it pointed at a listed host.
+        if address.userinfo or address.netloc.decode("ascii", "replace").lower() not in self._hosts:
+            raise InvalidParameterError(
+                f"'{param}' is a remote address, and its host is not allowed here. Send the picture's bytes.",
+                param=param,
+            )
+        body = bytearray()
+        try:
+            async with self._client.stream("GET", address, timeout=30.0) as response:
+                if response.status_code != 200:
+                    raise InvalidImageError(f"'{param}' could not be fetched: its host refused.", param=param)
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > self._max_bytes:
+                        raise PayloadTooLargeError(f"'{param}' is larger than this installation accepts.", param=param)
+        except (httpx.HTTPError, httpx.StreamError):
+            raise InvalidImageError(f"'{param}' could not be fetched: its host did not answer.", param=param) from None
+        return bytes(body)

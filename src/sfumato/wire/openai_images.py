@@ -1,0 +1,300 @@
+"""OpenAI's Images API: parameters read, answers and errors written. Contract: openai-python 3.54.0, seen 2026-11-21."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, get_args
+
+import msgspec
+
+from sfumato.errors import ImageError, InvalidImageError, InvalidParameterError
+from sfumato.images.request import (
+    CacheControl,
+    ImageResult,
+    ImageSource,
+    Operation,
+    OutputFormat,
+    ResponseFormat,
+    Usage,
+)
+from sfumato.images.resolution import ImageWish, SafetyWish
+from sfumato.images.safety import Threshold, parse_category, parse_threshold
+from sfumato.images.variants import Variant
+from sfumato.wire.parameters import Parameters
+from sfumato.wire.payload import Piece, Pieces
+
+# Accepted without effect: the model has no such dial.
+_IGNORED = frozenset({"input_fidelity", "complexity"})
+
+
+def parse_request(
+    operation: Operation,
+    variant: Variant,
+    fields: Mapping[str, Any],
+    *,
+    files: Sequence[ImageSource] = (),
+    mask: ImageSource | None = None,
+    drop_unknown: bool = False,
+    tenant: str | None = None,
+) -> ImageWish:
+    """Read the parameters of a generation or an edit.
+
+    Args:
+        operation: What was called.
+        variant: What the request's ``model`` means.
+        fields: JSON fields, or form fields as strings; null counts as absent.
+        files: Pictures that came as multipart files.
+        mask: The mask that came as a multipart file.
+        drop_unknown: Ignore unknown parameters instead of refusing them.
+        tenant: Who is asking.
+
+    Raises:
+        InvalidParameterError: A value has the wrong type, is not allowed, or its name is not known.
+        InvalidImageError: A picture in JSON has no readable form.
+    """
+    given = Parameters(fields)
+    edit = operation is Operation.EDIT
+    wish = ImageWish(
+        operation=operation,
+        variant=variant,
+        prompt=given.text("prompt"),
+        n=given.integer("n", 1),
+        size=given.text("size"),
+        quality=given.text("quality"),
+        style=given.text("style"),
+        aspect_ratio=_agreed(given, "aspect_ratio", "aspectRatio", "aspect_ratio"),
+        image_size=_agreed(given, "image_size", "imageSize", "image_size"),
+        seed=given.optional_integer("seed"),
+        person_generation=given.text("person_generation"),
+        safety=_safety(given),
+        images=(*files, *_json_images(given)) if edit else (),
+        mask=(mask or _json_mask(given)) if edit else None,
+        output_format=cast("OutputFormat | None", given.choice("output_format", get_args(OutputFormat))),
+        output_compression=given.optional_integer("output_compression"),
+        response_format=cast("ResponseFormat", given.choice("response_format", get_args(ResponseFormat)) or "b64_json"),
+        user=given.text("user") or given.text("safety_identifier"),
+        tenant=tenant,
+        cache_control=_cache_control(given),
+    )
+    _check_background(given)
+    _check_stream(given)
+    given.skip("model", "user", "safety_identifier", "imageConfig", "image_config", *_IGNORED)
+    unknown = given.rest()
+    if unknown and not drop_unknown:
+        raise InvalidParameterError(
+            f"Unknown parameter: '{unknown[0]}'. Leave it out.", param=unknown[0], openai_code="unknown_parameter"
+        )
+    return wish
+
+
+def render_response(result: ImageResult, encoded: Sequence[Pieces]) -> Pieces:
+    """Write an Images API answer as pieces of JSON.
+
+    Args:
+        result: The engine's answer.
+        encoded: The base64 of each of ``result.images``, which is spliced in uncopied.
+    """
+    first = result.images[0].picture
+    head = msgspec.json.encode(
+        {
+            "created": result.created,
+            "background": "opaque",
+            "output_format": first.format,
+            "size": f"{first.width}x{first.height}",
+            **({"quality": result.request.tier} if result.request.tier else {}),
+        }
+    )
+    pieces: list[Piece] = [head[:-1], b',"data":[']
+    for place, (image, base64) in enumerate(zip(result.images, encoded, strict=True)):
+        pieces.append(b"," if place else b"")
+        if result.request.response_format == "url":
+            pieces += [b'{"url":"data:', image.picture.mime_type.encode(), b";base64,", *base64, b'"']
+        else:
+            pieces += [b'{"b64_json":"', *base64, b'"']
+        if revised := revised_prompt(result):
+            pieces += [b',"revised_prompt":', msgspec.json.encode(revised)]
+        pieces.append(b"}")
+    tail: dict[str, Any] = {"usage": render_usage(result.usage)}
+    if result.failures:
+        tail["errors"] = render_failures(result)
+    pieces += [b"],", msgspec.json.encode(tail)[1:]]
+    return tuple(pieces)
+
+
+def revised_prompt(result: ImageResult) -> str | None:
+    """Return the prompt with its enhancement, None when it went out as the client wrote it."""
+    request = result.request
+    return request.effective_prompt if request.effective_prompt != request.prompt else None
+
+
+def render_usage(usage: Usage) -> dict[str, Any]:
+    """Write token counts in OpenAI's shape."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"text_tokens": usage.input_text_tokens, "image_tokens": usage.input_image_tokens},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"image_tokens": usage.output_image_tokens, "text_tokens": usage.output_text_tokens},
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def render_failures(result: ImageResult) -> list[dict[str, Any]]:
+    """Write the pictures that did not come, beside ``data``."""
+    return [{"index": f.slot, "code": f.error.code, "message": f.error.message} for f in result.failures]
+
+
+def render_error(error: ImageError, *, request_id: str) -> dict[str, Any]:
+    """Write an error in OpenAI's shape, with ours beside it."""
+    detail: dict[str, Any] = {
+        "code": error.code,
+        "error_type": error.error_type,
+        "category": error.category,
+        "retryable": error.retryable,
+        "retry_after": error.retry_after,
+        "resolution": error.resolution,
+        "request_id": request_id,
+    }
+    if error.reason:
+        detail["reason"] = error.reason
+    if error.ratings:
+        detail["safety_ratings"] = list(error.ratings)
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.openai_type,
+            "param": error.param,
+            "code": error.openai_code,
+            "image_error": detail,
+        }
+    }
+
+
+def _agreed(given: Parameters, name: str, *spellings: str) -> str | None:
+    """Read one of Gemini's words, which may also stand in ``imageConfig``; both, differing, is an error."""
+    found = given.text(name)
+    for container in ("imageConfig", "image_config"):
+        config = given.mapping(container)
+        unknown = [key for key in config if key not in ("aspectRatio", "aspect_ratio", "imageSize", "image_size")]
+        if unknown:
+            param = f"{container}.{unknown[0]}"
+            raise InvalidParameterError(
+                f"Unknown parameter: '{param}'. Leave it out.", param=param, openai_code="unknown_parameter"
+            )
+        for spelling in spellings:
+            value = config.get(spelling)
+            if value is None:
+                continue
+            if not isinstance(value, str) or (found is not None and value.lower() != found.lower()):
+                message = f"'{container}.{spelling}' must be text and agree with '{name}': send one of the two."
+                raise InvalidParameterError(message, param=f"{container}.{spelling}")
+            found = value
+    return found
+
+
+def _safety(given: Parameters) -> SafetyWish:
+    level, threshold = given.text("safety_level"), given.text("safety_threshold")
+    parsed = [
+        parse_threshold(value, param=name)
+        for name, value in (("safety_level", level), ("safety_threshold", threshold))
+        if value is not None
+    ]
+    if len(set(parsed)) > 1:
+        raise InvalidParameterError(
+            "'safety_level' and 'safety_threshold' say different things: send one of the two.", param="safety_level"
+        )
+    return SafetyWish(
+        threshold=parsed[0] if parsed else None,
+        exceptions=_categories(given),
+        moderation_low=given.choice("moderation", ("auto", "low")) == "low",
+    )
+
+
+def _categories(given: Parameters) -> dict[str, Threshold]:
+    wishes: dict[str, Threshold] = {}
+    for name in ("safety_settings", "safetySettings"):
+        for place, row in enumerate(given.sequence(name)):
+            param = f"{name}[{place}]"
+            if not isinstance(row, Mapping) or set(row) - {"category", "threshold"}:
+                raise InvalidParameterError(f"'{param}' must hold a category and a threshold.", param=param)
+            category = parse_category(row.get("category"), param=f"{param}.category")
+            threshold = parse_threshold(row.get("threshold"), param=f"{param}.threshold")
+            if wishes.get(category, threshold) is not threshold:
+                raise InvalidParameterError(f"'{name}' names {category} twice, differently.", param=param)
+            wishes[category] = threshold
+    return wishes
+
+
+def _cache_control(given: Parameters) -> CacheControl:
+    """Read LiteLLM's per-request convention: no-cache, no-store, ttl, s-maxage."""
+    wishes = Parameters(given.mapping("cache"), prefix="cache.")
+    control = CacheControl(
+        no_cache=wishes.boolean("no-cache"),
+        no_store=wishes.boolean("no-store"),
+        ttl_seconds=wishes.seconds("ttl"),
+        max_age_seconds=wishes.seconds("s-maxage"),
+    )
+    unknown = wishes.rest()
+    if unknown:
+        raise InvalidParameterError(
+            f"Unknown parameter: '{unknown[0]}'. Expected no-cache, no-store, ttl or s-maxage.",
+            param=unknown[0],
+            openai_code="unknown_parameter",
+        )
+    return control
+
+
+def _check_background(given: Parameters) -> None:
+    if given.choice("background", ("auto", "opaque", "transparent")) == "transparent":
+        raise InvalidParameterError(
+            "'background' cannot be transparent: the model makes no alpha channel. Use opaque or auto.",
+            param="background",
+        )
+
+
+def _check_stream(given: Parameters) -> None:
+    partial_images = given.integer("partial_images", 0)
+    if not 0 <= partial_images <= 3:
+        raise InvalidParameterError(
+            "Invalid value for 'partial_images': expected an integer from 0 to 3.", param="partial_images"
+        )
+    if given.boolean("stream"):
+        raise InvalidParameterError("'stream' is not available here: leave it out or send false.", param="stream")
+
+
+def _json_images(given: Parameters) -> tuple[ImageSource, ...]:
+    found: list[ImageSource] = []
+    for name in ("image", "images"):
+        value = given.take(name)
+        if value is None:
+            continue
+        rows = value if isinstance(value, list | tuple) else [value]
+        found += [_json_image(row, f"{name}[{place}]" if len(rows) > 1 else name) for place, row in enumerate(rows)]
+    return tuple(found)
+
+
+def _json_mask(given: Parameters) -> ImageSource | None:
+    value = given.take("mask")
+    return None if value is None else _json_image(value, "mask")
+
+
+def _json_image(value: object, param: str) -> ImageSource:
+    """Read a picture in JSON: base64, data URI or address, plain or under ``image_url`` or ``b64_json``."""
+    if isinstance(value, Mapping):
+        value = value.get("image_url") or value.get("b64_json")
+        if isinstance(value, Mapping):
+            value = value.get("url")
+    if isinstance(value, bytes):
+        return ImageSource(param, data=value)
+    if not isinstance(value, str) or not value:
+        raise InvalidImageError(
+            f"'{param}' must be a data URI, base64 text, or an object with 'image_url'.", param=param
+        )
+    head = value[:200].lower()
+    if head.startswith(("http://", "https://")):
+        return ImageSource(param, url=value)
+    if head.startswith("data:"):
+        prefix, comma, text = value.partition(",")
+        if not comma or not prefix.lower().endswith(";base64"):
+            raise InvalidImageError(f"'{param}' must be a base64 data URI.", param=param)
+        return ImageSource(param, base64=text)
+    return ImageSource(param, base64=value)
