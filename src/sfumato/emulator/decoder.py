@@ -56,12 +56,12 @@ def read_message(cls: type[M], value: Any) -> M:
     Raises:
         GoogleError: 400 naming every unknown field and every value of a wrong type.
     """
-    violations: list[tuple[str, str]] = []
     if not isinstance(value, dict):
         raise _unreadable('Unknown name "": Root element must be a message.')
-    message = _message(cls, value, "", violations)
-    if violations:
-        raise bad_request(violations)
+    reader = _Reader()
+    message = reader.message(cls, value, "")
+    if reader.violations:
+        raise bad_request(reader.violations)
     return message
 
 
@@ -103,96 +103,86 @@ def _fields(cls: type[Message]) -> Mapping[str, tuple[str, inspect.Type]]:
     return names
 
 
-def _message(cls: type[M], value: dict[str, Any], path: str, violations: list[tuple[str, str]]) -> M:
-    fields = _fields(cls)
-    values: dict[str, Any] = {}
-    for name, item in value.items():
-        known = fields.get(name)
-        if known is None:
-            violations.append(_unknown(name, path, "Cannot find field."))
-            continue
-        if item is None:
-            continue
-        field, kind = known
-        if cls is Part and field in PAYLOADS and any(payload in values for payload in PAYLOADS):
-            text = (
-                f"Invalid value at '{path}' (oneof), oneof field 'data' is already set. Cannot set '{name}'"  # as seen
-            )
-            violations.append((path, text))
-            continue
-        values[field] = _value(kind, item, name, path, field, violations)
-    return cls(**values)
+class _Reader:
+    """One walk through a body, gathering its violations as (field path, description)."""
 
+    def __init__(self) -> None:
+        self.violations: list[tuple[str, str]] = []
 
-def _value(
-    kind: inspect.Type, item: Any, name: str, parent: str, field: str, violations: list[tuple[str, str]]
-) -> Any:
-    path = f"{parent}.{field}" if parent else field
-    if isinstance(kind, inspect.VarTupleType):
-        items = item if isinstance(item, list) else [item]
-        return tuple(_single(kind.item_type, one, f"{path}[{i}]", violations) for i, one in enumerate(items))
-    if isinstance(item, list) and not isinstance(kind, inspect.AnyType):
-        violations.append(_unknown(name, parent, "Proto field is not repeating, cannot start list."))
-        return None
-    return _single(kind, item, path, violations)
+    def message(self, cls: type[M], value: dict[str, Any], path: str) -> M:
+        fields = _fields(cls)
+        values: dict[str, Any] = {}
+        for name, item in value.items():
+            known = fields.get(name)
+            if known is None:
+                self._unknown(name, path, "Cannot find field.")
+                continue
+            if item is None:
+                continue
+            field, kind = known
+            if cls is Part and field in PAYLOADS and any(payload in values for payload in PAYLOADS):
+                already = "(oneof), oneof field 'data' is already set."
+                self._refuse(path, f"Invalid value at '{path}' {already} Cannot set '{name}'")
+            elif isinstance(item, list) and not isinstance(kind, inspect.VarTupleType | inspect.AnyType):
+                self._unknown(name, path, "Proto field is not repeating, cannot start list.")
+            else:
+                values[field] = self._value(kind, item, f"{path}.{field}" if path else field)
+        return cls(**values)
 
+    def _value(self, kind: inspect.Type, item: Any, path: str) -> Any:
+        match kind:
+            case inspect.VarTupleType(item_type=inner):
+                items = item if isinstance(item, list) else [item]
+                return tuple(self._value(inner, one, f"{path}[{index}]") for index, one in enumerate(items))
+            case inspect.StructType(cls=cls) if issubclass(cls, Message):
+                if isinstance(item, dict):
+                    return self.message(cls, item, path)
+                return self._mistyped(_type_name(cls), item, path)
+            case inspect.EnumType(cls=cls):
+                found = next((member for member in cls if member.value == item), None)
+                return self._mistyped(_type_name(cls), item, path) if found is None else found
+            case inspect.BytesType():
+                data = decode_base64(item) if isinstance(item, str) else None
+                return self._undecodable(item, path) if data is None else data
+            case _:
+                return self._scalar(kind, item, path)
 
-def _single(kind: inspect.Type, item: Any, path: str, violations: list[tuple[str, str]]) -> Any:
-    if isinstance(kind, inspect.StructType):
-        if isinstance(item, dict):
-            return _message(kind.cls, item, path, violations)
-        return _mistyped(_type_name(kind.cls), item, path, violations)
-    if isinstance(kind, inspect.EnumType):
-        if isinstance(item, str) and item in kind.cls.__members__.values():
-            return kind.cls(item)
-        return _mistyped(_type_name(kind.cls), item, path, violations)
-    if isinstance(kind, inspect.BytesType):
-        data = decode_base64(item) if isinstance(item, str) else None
-        return data if data is not None else _undecodable(item, path, violations)
-    return _scalar(kind, item, path, violations)
+    def _scalar(self, kind: inspect.Type, item: Any, path: str) -> Any:
+        match kind:
+            case inspect.StrType():
+                return item if isinstance(item, str) else self._mistyped("TYPE_STRING", item, path)
+            case inspect.BoolType():
+                return item if isinstance(item, bool) else self._mistyped("TYPE_BOOL", item, path)
+            case inspect.IntType():
+                # proto3 JSON takes 7, 7.0 and "7" for an int32.
+                spelled = "" if isinstance(item, bool) else str(item)
+                number = int(float(spelled)) if _INT32.fullmatch(spelled) else 2**31
+                return number if -(2**31) <= number < 2**31 else self._mistyped("TYPE_INT32", item, path)
+            case inspect.FloatType():
+                numeric = isinstance(item, int | float) and not isinstance(item, bool)
+                return float(item) if numeric else self._mistyped("TYPE_FLOAT", item, path)
+            case inspect.DictType() if not isinstance(item, dict):
+                return self._mistyped("type.googleapis.com/google.protobuf.Struct", item, path)
+            case _:
+                return item
 
+    def _mistyped(self, type_name: str, item: Any, path: str) -> None:
+        shown = "" if isinstance(item, dict | list) else f", {msgspec.json.encode(item).decode()[:_EXCERPT_CHARS]}"
+        self._refuse(path, f"Invalid value at '{path}' ({type_name}){shown}")
 
-def _scalar(kind: inspect.Type, item: Any, path: str, violations: list[tuple[str, str]]) -> Any:
-    match kind:
-        case inspect.StrType():
-            return item if isinstance(item, str) else _mistyped("TYPE_STRING", item, path, violations)
-        case inspect.BoolType():
-            return item if isinstance(item, bool) else _mistyped("TYPE_BOOL", item, path, violations)
-        case inspect.IntType():
-            # proto3 JSON takes 7, 7.0 and "7" for an int32.
-            spelled = str(item)
-            if not isinstance(item, bool) and _INT32.fullmatch(spelled):
-                number = int(float(spelled))
-                if -(2**31) <= number < 2**31:
-                    return number
-            return _mistyped("TYPE_INT32", item, path, violations)
-        case inspect.FloatType():
-            if isinstance(item, int | float) and not isinstance(item, bool):
-                return float(item)
-            return _mistyped("TYPE_FLOAT", item, path, violations)
-        case inspect.DictType() if not isinstance(item, dict):
-            return _mistyped("type.googleapis.com/google.protobuf.Struct", item, path, violations)
-        case _:
-            return item
+    def _undecodable(self, item: Any, path: str) -> None:
+        if not isinstance(item, str):
+            return self._mistyped("TYPE_BYTES", item, path)
+        shown = item if len(item) <= _EXCERPT_CHARS else f"{item[:_EXCERPT_CHARS]}…"
+        return self._refuse(path, f"Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed for \"{shown}\"")
+
+    def _unknown(self, name: str, path: str, reason: str) -> None:
+        place = f" at '{path}'" if path else ""
+        self._refuse(path, f'{_PAYLOAD_RECEIVED} Unknown name "{name}"{place}: {reason}')
+
+    def _refuse(self, path: str, description: str) -> None:
+        self.violations.append((path, description))
 
 
 def _type_name(cls: type) -> str:
     return _PACKAGE + NESTED_NAMES.get(cls.__name__, cls.__name__)
-
-
-def _mistyped(type_name: str, item: Any, path: str, violations: list[tuple[str, str]]) -> None:
-    shown = "" if isinstance(item, dict | list) else f", {msgspec.json.encode(item).decode()[:_EXCERPT_CHARS]}"
-    violations.append((path, f"Invalid value at '{path}' ({type_name}){shown}"))
-
-
-def _undecodable(item: Any, path: str, violations: list[tuple[str, str]]) -> None:
-    if not isinstance(item, str):
-        return _mistyped("TYPE_BYTES", item, path, violations)
-    shown = item if len(item) <= _EXCERPT_CHARS else f"{item[:_EXCERPT_CHARS]}…"
-    violations.append((path, f"Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed for \"{shown}\""))
-    return None
-
-
-def _unknown(name: str, path: str, reason: str) -> tuple[str, str]:
-    place = f" at '{path}'" if path else ""
-    return path, f'{_PAYLOAD_RECEIVED} Unknown name "{name}"{place}: {reason}'

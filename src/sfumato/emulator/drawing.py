@@ -16,7 +16,7 @@ _PATCHES = 4
 _TINT = 0.35
 _MAX_PROMPT_LINES = 6
 _PANEL = (18, 20, 28)
-_PANEL_OPACITY = 0.62
+_PANEL_OPACITY = 0.75
 _INK = (255, 255, 255)
 _JPEG_QUALITY = 85
 # A 4K picture holds about 100 MB while it is drawn; many at once would starve the machine the tests run on.

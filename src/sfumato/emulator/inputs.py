@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from sfumato.emulator.schema import Blob
 from sfumato.emulator.statuses import invalid_argument
@@ -13,13 +13,14 @@ from sfumato.emulator.statuses import invalid_argument
 _PILLOW_FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 MIME_TYPES = (*_PILLOW_FORMATS, "image/heic", "image/heif")
+_SIDEWAYS = (5, 6, 7, 8)
 _MAX_PIXELS = 89_000_000
 _NOT_VALID = "Provided image is not valid."
 
 
 @dataclass(frozen=True, slots=True)
 class InputPicture:
-    """A checked input picture; width and height are 0 for HEIC and HEIF, which Pillow does not read."""
+    """A checked input picture, its pixels as displayed; 0 by 0 for HEIC and HEIF, which Pillow does not read."""
 
     data: bytes
     mime_type: str
@@ -45,7 +46,10 @@ def read_picture(blob: Blob) -> InputPicture:
             if image.width * image.height > _MAX_PIXELS:
                 raise invalid_argument(_NOT_VALID)
             image.load()
-            return InputPicture(blob.data, blob.mime_type, image.width, image.height)
+            width, height = image.size
+            if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+                width, height = height, width
+            return InputPicture(blob.data, blob.mime_type, width, height)
     # Pillow's decoders raise nearly anything on broken bytes, and a warning is an error where the caller says so.
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, Warning):
         raise invalid_argument(_NOT_VALID) from None

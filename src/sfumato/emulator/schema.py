@@ -90,32 +90,32 @@ NESTED_NAMES = {
 }
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True):
     """Base of the request messages; every field may be absent, as in proto3."""
 
 
-class Blob(Message):
+class Blob(Message, frozen=True):
     """Inline media."""
 
     mime_type: str = ""
     data: bytes = b""
 
 
-class FileData(Message):
+class FileData(Message, frozen=True):
     """Media by address."""
 
     mime_type: str = ""
     file_uri: str = ""
 
 
-class PartMediaResolution(Message):
+class PartMediaResolution(Message, frozen=True):
     """The resolution a single part is read at."""
 
     level: str | None = None
     num_tokens: Int32 | None = None
 
 
-class Part(Message):
+class Part(Message, frozen=True):
     """One part of a turn; exactly one of the fields in `PAYLOADS` is set."""
 
     text: str | None = None
@@ -147,21 +147,21 @@ PAYLOADS = (
 )
 
 
-class Content(Message):
+class Content(Message, frozen=True):
     """One turn."""
 
     role: str = ""
     parts: tuple[Part, ...] = ()
 
 
-class ImageConfig(Message):
+class ImageConfig(Message, frozen=True):
     """The picture's shape. Vertex's personGeneration, prominentPeople and imageOutputOptions are unknown here."""
 
     aspect_ratio: str = ""
     image_size: str = ""
 
 
-class ThinkingConfig(Message):
+class ThinkingConfig(Message, frozen=True):
     """How much to think, and whether to show it."""
 
     include_thoughts: bool | None = None
@@ -169,7 +169,7 @@ class ThinkingConfig(Message):
     thinking_level: ThinkingLevel | None = None
 
 
-class GenerationConfig(Message):
+class GenerationConfig(Message, frozen=True):
     """Generation parameters. ``responseFormat`` is unknown here: reported as 400 on AI Studio."""
 
     candidate_count: Int32 | None = None
@@ -194,28 +194,28 @@ class GenerationConfig(Message):
     media_resolution: MediaResolution | None = None
 
 
-class SafetySetting(Message):
+class SafetySetting(Message, frozen=True):
     """The threshold of one category. Vertex's ``method`` is unknown here."""
 
     category: HarmCategory = HarmCategory.HARM_CATEGORY_UNSPECIFIED
     threshold: HarmBlockThreshold = HarmBlockThreshold.HARM_BLOCK_THRESHOLD_UNSPECIFIED
 
 
-class SearchTypes(Message):
+class SearchTypes(Message, frozen=True):
     """What Google Search may look for."""
 
     web_search: dict[str, Any] | None = None
     image_search: dict[str, Any] | None = None
 
 
-class GoogleSearch(Message):
+class GoogleSearch(Message, frozen=True):
     """The search tool. Vertex's ``excludeDomains`` and ``blockingConfidence`` are unknown here."""
 
     time_range_filter: dict[str, Any] | None = None
     search_types: SearchTypes | None = None
 
 
-class Tool(Message):
+class Tool(Message, frozen=True):
     """One tool."""
 
     google_search: GoogleSearch | None = None
@@ -228,7 +228,7 @@ class Tool(Message):
     file_search: dict[str, Any] | None = None
 
 
-class GenerateContentRequest(Message):
+class GenerateContentRequest(Message, frozen=True):
     """The body of generateContent and streamGenerateContent. Vertex's labels and modelArmorConfig are unknown here."""
 
     model: str = ""
@@ -243,7 +243,7 @@ class GenerateContentRequest(Message):
     store: bool | None = None
 
 
-class CountTokensRequest(Message):
+class CountTokensRequest(Message, frozen=True):
     """The body of countTokens: turns, or a whole request."""
 
     model: str = ""

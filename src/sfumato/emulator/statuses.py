@@ -61,7 +61,7 @@ def invalid_argument(message: str = "Request contains an invalid argument.") -> 
 
 
 def bad_request(violations: list[tuple[str, str]]) -> GoogleError:
-    """Build a 400 with ``BadRequest.fieldViolations`` from (field path, description); the message lists them by line."""
+    """Build a 400 with ``BadRequest.fieldViolations`` from (field path, description)."""
     fields = [{"field": path, "description": text} if path else {"description": text} for path, text in violations]
     detail = {"@type": f"{_TYPE}BadRequest", "fieldViolations": fields}
     return GoogleError(400, "\n".join(text for _, text in violations), details=(detail,))

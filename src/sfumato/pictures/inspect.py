@@ -15,6 +15,7 @@ from sfumato.wire.signature import Signature, Truncated, read_signature
 # Gemini takes these and refuses gif, bmp and the rest (ai.google.dev/gemini-api/docs/image-understanding, 2026-11-21).
 PASSED_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 _MAX_CHUNKS = 1 << 16
+_JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _is_whole(data: bytes, mime_type: str) -> bool:
     if mime_type == "image/png":
         return _png_is_whole(memoryview(data))
     if mime_type == "image/jpeg":
-        return data.rfind(b"\xff\xd9") > data.find(b"\xff\xda") > 0
+        return _jpeg_is_whole(data)
     if mime_type == "image/webp":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return _heif_is_whole(data)
@@ -122,18 +123,34 @@ def _png_is_whole(view: memoryview) -> bool:
     return False
 
 
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Look for an end behind the start of the scan; the ones of thumbnails lie before it."""
+    at = 2
+    for _ in range(_MAX_CHUNKS):
+        if len(data) < at + 4 or data[at] != 0xFF:
+            return False
+        if data[at + 1] == 0xDA:
+            return data.find(b"\xff\xd9", at) > 0
+        if data[at + 1] == 0xFF:
+            at += 1
+        elif data[at + 1] in _JPEG_STANDALONE:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
 def _heif_is_whole(data: bytes) -> bool:
+    """Look for the end of the box that holds the pixels; phones append records of their own behind it."""
     at = 0
     for _ in range(_MAX_CHUNKS):
-        if at == len(data):
-            return True
-        if len(data) < at + 16:
-            return False
-        size, _kind, large = struct.unpack_from(">I4sQ", data, at)
-        if size == 0:
-            return True
-        size = large if size == 1 else size
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if kind == b"mdat":
+            return size == 0 or len(data) >= at + size
         if size < 8:
-            return False
+            break
         at += size
-    return False
+    # Small pictures may lie inside meta, which the signature has seen whole.
+    return b"idat" in data

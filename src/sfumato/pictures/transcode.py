@@ -69,9 +69,9 @@ class UnreadablePictureError(ValueError):
 def transcode(raw: bytes, *, output_format: OutputFormat, compression: int | None) -> Picture:
     """Re-encode one of Gemini's pictures in another format.
 
-    The bytes are returned unchanged when they have the format already and *compression* does not ask for less than
-    the best. Otherwise EXIF, C2PA and every other record are dropped, an RGB colour profile is kept, and transparent
-    pixels become white in JPEG.
+    The bytes are returned unchanged, and unchecked, when they have the format already and *compression* does not ask
+    for less than the best. Otherwise EXIF, C2PA and every other record are dropped, an RGB colour profile is kept,
+    and transparent pixels become white in JPEG.
 
     Args:
         raw: The picture's bytes, not base64.
@@ -84,8 +84,8 @@ def transcode(raw: bytes, *, output_format: OutputFormat, compression: int | Non
         InvalidParameterError: The picture is too large for the format; names ``output_format``.
     """
     signature = read_signature(raw)
-    lossless = output_format == "png" or compression in (None, BEST_COMPRESSION)
-    if isinstance(signature, Signature) and signature.mime_type == f"image/{output_format}" and lossless:
+    best = output_format == "png" or compression in (None, BEST_COMPRESSION)
+    if isinstance(signature, Signature) and signature.mime_type == f"image/{output_format}" and best:
         width, height = signature.displayed_size
         return Picture(raw=raw, mime_type=signature.mime_type, width=width, height=height)
     image = decode_result(raw)
@@ -192,6 +192,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         # Pillow's own conversion clips at 255 instead of scaling (13.0.0): nearly everything would be white.
         high_bytes = slice(0 if image.mode.endswith("B") else 1, None, 2)
         return Image.frombytes("L", image.size, image.tobytes()[high_bytes]).convert("RGB")
+    if image.mode in ("I", "F"):
+        # 32-bit samples (TIFF) have no agreed range to scale from.
+        raise UnreadablePictureError
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
 

@@ -12,17 +12,14 @@ from dataclasses import dataclass
 
 # A picture has tens of segments before its size; more is a hostile file, not a picture.
 _MAX_STEPS = 4096
-_MAX_FTYP_BYTES = 1024
-_MAX_META_BYTES = 1024 * 1024
+_MAX_BOX_BYTES = 1024 * 1024
 _DETECTION_BYTES = 16
 
-_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION = 0x0100, 0x0101, 0x0112
 _TIFF_VALUE_CODES = {3: "H", 4: "I"}
 
-_JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC sit among the SOFs
-_JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # TEM and the restarts carry no length
+_JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC stand among the SOFs
+_JPEG_LENGTHLESS = dict.fromkeys((0x01, *range(0xD0, 0xD8)), 2) | {0xFF: 1}  # TEM, the restarts, and a fill byte
 _JPEG_NO_FRAME = frozenset((0x00, 0xD8, 0xD9, 0xDA))  # stuffing, SOI, EOI, SOS: the frame header did not come
-_JPEG_FILL, _JPEG_EXIF = 0xFF, 0xE1
 
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
@@ -61,8 +58,8 @@ class Truncated:
     """The bytes may begin a picture, but end before its size.
 
     Attributes:
-        needed_bytes: Bytes from the start that bring the reading further, always more than were given; not
-            always enough (JPEG and PNG are walked segment by segment).
+        needed_bytes: Bytes from the start that bring the reading further; always more than were given, not always
+            enough (PNG and JPEG are walked segment by segment).
         mime_type: The type when it is certain, else None.
     """
 
@@ -71,25 +68,23 @@ class Truncated:
 
 
 class _ShortError(Exception):
-    def __init__(self, needed: int) -> None:
-        super().__init__(needed)
-        self.needed = needed
+    """The reading needs as many bytes as the one argument says."""
 
 
 def read_signature(head: bytes | memoryview) -> Signature | Truncated | None:
     """Read type, size, alpha and orientation from the first bytes of a picture.
 
-    64 KB are mostly enough; Gemini's pictures carry C2PA records of tens of KB before their size, phones' WebP and
-    TIFF put metadata last. With a whole file, `Truncated` means that the file is cut.
+    64 KB are mostly enough, but Gemini's JPEGs carry C2PA records before their size and TIFF may put its header last.
+    With a whole file, `Truncated` means that the file is cut.
 
     Returns:
-        A `Signature` with sides of at least one pixel; `Truncated` when more bytes are needed; None when it is not
-        a picture of a known type.
+        A `Signature` with sides of at least one pixel, `Truncated` when more bytes are needed, or None when it is no
+        picture of a known type.
     """
     view = memoryview(head).cast("B")
     undecided = False
     for parts, mime_type, read in _KINDS:
-        if not all(_agrees(view, at, magic) for at, magic in parts):
+        if not all(magic.startswith(bytes(view[at : at + len(magic)])) for at, magic in parts):
             continue
         at, magic = parts[-1]
         if len(view) < at + len(magic):
@@ -98,14 +93,9 @@ def read_signature(head: bytes | memoryview) -> Signature | Truncated | None:
         try:
             signature = read(view)
         except _ShortError as short:
-            return Truncated(short.needed, mime_type)
+            return Truncated(short.args[0], mime_type)
         return signature if signature and signature.width > 0 and signature.height > 0 else None
     return Truncated(_DETECTION_BYTES) if undecided else None
-
-
-def _agrees(view: memoryview, at: int, magic: bytes) -> bool:
-    seen = bytes(view[at : at + len(magic)])
-    return magic.startswith(seen)
 
 
 def _need(view: memoryview, end: int) -> None:
@@ -139,11 +129,11 @@ def _read_jpeg(view: memoryview) -> Signature | None:
     at, orientation = 2, None
     for _ in range(_MAX_STEPS):
         _need(view, at + 2)
-        if view[at] != _JPEG_FILL:
+        if view[at] != 0xFF:
             return None
         marker = view[at + 1]
-        if marker == _JPEG_FILL or marker in _JPEG_STANDALONE:
-            at += 1 if marker == _JPEG_FILL else 2
+        if marker in _JPEG_LENGTHLESS:
+            at += _JPEG_LENGTHLESS[marker]
             continue
         if marker in _JPEG_NO_FRAME:
             return None
@@ -153,7 +143,7 @@ def _read_jpeg(view: memoryview) -> Signature | None:
             _need(view, at + 9)
             height, width = struct.unpack_from(">HH", view, at + 5)
             return Signature("image/jpeg", width, height, orientation=orientation or 1)
-        if marker == _JPEG_EXIF and orientation is None:
+        if marker == 0xE1 and orientation is None:
             _need(view, at + 2 + length)
             segment = view[at + 4 : at + 2 + length]
             if bytes(segment[:6]) == b"Exif\x00\x00":
@@ -165,14 +155,10 @@ def _read_jpeg(view: memoryview) -> Signature | None:
 def _read_webp(view: memoryview) -> Signature | None:
     _need(view, 30)
     kind = bytes(view[12:16])
-    if kind == b"VP8 ":
-        if view[20] & 1 or bytes(view[23:26]) != b"\x9d\x01\x2a":
-            return None
+    if kind == b"VP8 " and not view[20] & 1 and bytes(view[23:26]) == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", view, 26)
         return Signature("image/webp", width & 0x3FFF, height & 0x3FFF)
-    if kind == b"VP8L":
-        if view[20] != 0x2F:
-            return None
+    if kind == b"VP8L" and view[20] == 0x2F:
         (bits,) = struct.unpack_from("<I", view, 21)
         return Signature("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1))
     if kind != b"VP8X":
@@ -213,62 +199,56 @@ def _read_bmp(view: memoryview) -> Signature | None:
 
 
 def _read_tiff(view: memoryview) -> Signature | None:
-    tags = _tiff_tags(view)
-    width, height, orientation = (tags.get(tag, 0) for tag in (_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_ORIENTATION))
-    return Signature("image/tiff", width, height, orientation=_valid_orientation(orientation))
+    width, height, orientation = _tiff_header(view)
+    return Signature("image/tiff", width, height, orientation=orientation)
 
 
-def _tiff_tags(view: memoryview) -> dict[int, int]:
-    """Read the whole-number tags of the first directory."""
+def _tiff_header(view: memoryview) -> tuple[int, int, int]:
+    """Read width, height (0 when absent) and orientation from the first directory."""
     _need(view, 8)
     order = "<" if bytes(view[:2]) == b"II" else ">"
     magic, at = struct.unpack_from(order + "HI", view, 2)
-    if magic != 42:
-        return {}
-    _need(view, at + 2)
-    (count,) = struct.unpack_from(order + "H", view, at)
-    count = min(count, _MAX_STEPS)
-    _need(view, at + 2 + 12 * count)
-    tags = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, values = struct.unpack_from(order + "HHI", view, entry)
-        if values == 1 and kind in _TIFF_VALUE_CODES:
-            (tags[tag],) = struct.unpack_from(order + _TIFF_VALUE_CODES[kind], view, entry + 8)
-    return tags
+    tags: dict[int, int] = {}
+    if magic == 42:
+        _need(view, at + 2)
+        end = at + 2 + 12 * min(struct.unpack_from(order + "H", view, at)[0], _MAX_STEPS)
+        _need(view, end)
+        for entry in range(at + 2, end, 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", view, entry)
+            if values == 1 and kind in _TIFF_VALUE_CODES:
+                (tags[tag],) = struct.unpack_from(order + _TIFF_VALUE_CODES[kind], view, entry + 8)
+    orientation = tags.get(0x0112, 1)
+    return tags.get(0x0100, 0), tags.get(0x0101, 0), orientation if 1 <= orientation <= 8 else 1
 
 
 def _exif_orientation(exif: memoryview) -> int:
     body = exif[6:] if bytes(exif[:6]) == b"Exif\x00\x00" else exif
-    if bytes(body[:2]) not in (b"II", b"MM"):
-        return 1
     try:
-        return _valid_orientation(_tiff_tags(body).get(_TIFF_ORIENTATION, 0))
+        return _tiff_header(body)[2] if bytes(body[:2]) in (b"II", b"MM") else 1
     except _ShortError:
         return 1
 
 
-def _valid_orientation(value: int) -> int:
-    return value if 1 <= value <= 8 else 1
-
-
 def _read_heif(view: memoryview) -> Signature | None:
     (size,) = struct.unpack_from(">I", view, 0)
-    if not _DETECTION_BYTES <= size <= _MAX_FTYP_BYTES:
+    if not _DETECTION_BYTES <= size <= _MAX_BOX_BYTES:
         return None
     _need(view, size)
     mime_type = _heif_type([bytes(view[at : at + 4]) for at in (8, *range(16, size - 3, 4))])
+    if mime_type is None:
+        return None
     at = size
-    for _ in range(_MAX_STEPS if mime_type else 0):
+    for _ in range(_MAX_STEPS):
         _need(view, at + 16)
         size, kind = struct.unpack_from(">I4s", view, at)
         if size == 1:
             (size,) = struct.unpack_from(">Q", view, at + 8)
         # A box holds its own header; size 0, "to the end of the file", leaves no room for meta behind it.
-        if size < 8 or (kind == b"meta" and size > _MAX_META_BYTES):
+        if size < 8 or (kind == b"meta" and size > _MAX_BOX_BYTES):
             return None
         if kind == b"meta":
             _need(view, at + size)
-            return _read_meta(view[at + 12 : at + size], mime_type or "")
+            return _read_meta(view[at + 12 : at + size], mime_type)
         at += size
     return None
 
@@ -321,8 +301,7 @@ _KINDS: tuple[tuple[tuple[tuple[int, bytes], ...], str | None, Callable[[memoryv
     (((0, b"\xff\xd8\xff"),), "image/jpeg", _read_jpeg),
     (((0, b"RIFF"), (8, b"WEBP")), "image/webp", _read_webp),
     (((4, b"ftyp"), (12, b"")), None, _read_heif),
-    (((0, b"GIF87a"),), "image/gif", _read_gif),
-    (((0, b"GIF89a"),), "image/gif", _read_gif),
+    (((0, b"GIF8"),), "image/gif", _read_gif),
     (((0, b"II*\x00"),), "image/tiff", _read_tiff),
     (((0, b"MM\x00*"),), "image/tiff", _read_tiff),
     (((0, b"BM"),), "image/bmp", _read_bmp),

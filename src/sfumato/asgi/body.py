@@ -1,0 +1,166 @@
+"""A request's body: read within a bound, understood as JSON or a form, and handed on untouched where it is not ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Message, Receive
+
+from sfumato.errors import InvalidImageError, InvalidParameterError, PayloadTooLargeError
+from sfumato.images.request import ImageSource
+
+_MAX_FILES = 64
+_MAX_FIELDS = 256
+_IMAGE_FIELD = re.compile(r"^image(?:\[(\d{0,3})\]|(\d{1,2}))?$")
+# Where a body is too large to read, its beginning still tells whose it is.
+_MODEL_IN_JSON = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
+_MODEL_IN_FORM = re.compile(rb'name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,200})\r\n')
+
+
+class ClientDisconnectedError(Exception):
+    """The client went away before its body was complete."""
+
+
+@dataclass(slots=True)
+class BufferedBody:
+    """The body as it came, message by message, so that it can be replayed.
+
+    Attributes:
+        messages: What was received so far.
+        size: Bytes received so far.
+        complete: False when the bound was met first.
+    """
+
+    receive: Receive
+    messages: list[Message] = field(default_factory=list)
+    size: int = 0
+    complete: bool = False
+
+    async def read(self, max_bytes: int) -> None:
+        """Receive until the end or until more than *max_bytes* came.
+
+        Raises:
+            ClientDisconnectedError: The client went away.
+        """
+        while not self.complete and self.size <= max_bytes:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnectedError
+            self.messages.append(message)
+            self.size += len(message.get("body", b""))
+            self.complete = not message.get("more_body", False)
+
+    def joined(self) -> bytes:
+        """Return the bytes received so far."""
+        parts = [message.get("body", b"") for message in self.messages]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes received so far as they came."""
+        for message in self.messages:
+            yield message.get("body", b"")
+        yield b""
+
+    def replay(self) -> Receive:
+        """Return a `receive` that gives the same messages again and then goes on with the connection."""
+        waiting = iter(self.messages)
+
+        async def receive() -> Message:
+            for message in waiting:
+                return message
+            return await self.receive()
+
+        return receive
+
+    def peek_model(self) -> str | None:
+        """Find the model's name in the bytes received so far, without parsing them."""
+        data = self.joined()
+        match = _MODEL_IN_JSON.search(data) or _MODEL_IN_FORM.search(data)
+        return match[1].decode("utf-8", "replace") if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parameters of a request: fields, and pictures that came as files."""
+
+    fields: dict[str, Any]
+    images: tuple[ImageSource, ...] = ()
+    mask: ImageSource | None = None
+
+
+async def parse_body(body: BufferedBody, headers: Headers, *, max_bytes: int) -> Form:
+    """Understand a complete body by its content type; without one it is taken for JSON.
+
+    Raises:
+        InvalidParameterError: It is not what its content type says.
+        InvalidImageError: An image field holds no picture.
+        PayloadTooLargeError: The bound was met before the end.
+    """
+    if not body.complete:
+        raise PayloadTooLargeError(
+            f"The request is larger than the {max_bytes:,} bytes accepted here. Send fewer or smaller images."
+        )
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return await _parse_multipart(body, headers, max_bytes=max_bytes)
+    if content_type and "json" not in content_type:
+        raise InvalidParameterError(
+            "The content type is not understood: send application/json or multipart/form-data.", param="content-type"
+        )
+    try:
+        fields = msgspec.json.decode(body.joined())
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise InvalidParameterError("The body is not valid JSON.") from None
+    if not isinstance(fields, dict):
+        raise InvalidParameterError("The body must be a JSON object.")
+    return Form(fields)
+
+
+async def _parse_multipart(body: BufferedBody, headers: Headers, *, max_bytes: int) -> Form:
+    parser = MultiPartParser(
+        headers, body.stream(), max_files=_MAX_FILES, max_fields=_MAX_FIELDS, max_part_size=max_bytes
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeDecodeError):
+        raise InvalidParameterError("The body is not a valid multipart form.", param="content-type") from None
+    fields: dict[str, Any] = {}
+    images: list[tuple[int, ImageSource]] = []
+    mask: ImageSource | None = None
+    try:
+        for name, value in form.multi_items():
+            place = _IMAGE_FIELD.match(name)
+            if place:
+                images.append((int(place[1] or place[2] or 0), await _source(name, value)))
+            elif name == "mask":
+                mask = await _source(name, value)
+            elif isinstance(value, UploadFile):
+                raise InvalidParameterError(
+                    f"Unknown parameter: '{name}' is a file. Leave it out.", param=name, openai_code="unknown_parameter"
+                )
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    # Stable: unnumbered fields keep their order.
+    images.sort(key=lambda numbered: numbered[0])
+    return Form(fields, tuple(source for _, source in images), mask)
+
+
+async def _source(name: str, value: UploadFile | str) -> ImageSource:
+    if isinstance(value, UploadFile):
+        return ImageSource(name, data=await value.read())
+    prefix, comma, text = value[:100].partition(",")
+    if prefix.lower().startswith(("http://", "https://")):
+        return ImageSource(name, url=value)
+    if not value:
+        raise InvalidImageError(f"'{name}' is empty: send a picture.", param=name)
+    if comma and prefix.lower().endswith(";base64"):
+        return ImageSource(name, base64=value[len(prefix) + 1 :])
+    return ImageSource(name, base64=value if not comma else text)

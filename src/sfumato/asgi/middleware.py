@@ -1,0 +1,100 @@
+"""`GeminiImageMiddleware`: guard, then a responder per request. Pure ASGI; what is not ours is never read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sfumato.asgi.auth import Authorize, choose_authorize
+from sfumato.asgi.health import health, ready
+from sfumato.asgi.responder import ImageResponder, send_json
+from sfumato.asgi.routes import OWN_PREFIX, match_image_route
+from sfumato.runtime import Runtime
+from sfumato.settings import Settings
+
+
+class GeminiImageMiddleware:
+    """Answer image requests for Gemini models in front of any ASGI app; everything else passes untouched.
+
+    A request is ours when its path is one of OpenAI's image routes and its model is of a family served here.
+
+    Args:
+        app: The app behind.
+        settings: The configuration, the environment's by default.
+        runtime: A runtime to share; *settings* is then ignored and the caller closes it.
+        mode: ``serve`` answers requests.
+        authorize: An async callable from request to tenant label, which raises to refuse; the keys of
+            `GEMINI_IMAGE_CLIENT_KEYS` by default.
+        anonymous: Let everyone in when there is neither *authorize* nor a client key.
+        exclusive: Answer every image route, also for models that are not ours; for an app that has none of its own.
+        default_model: With *exclusive*, the model of a request that names none.
+
+    Raises:
+        ConfigurationError: The settings are invalid, or nothing decides who may call.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings | None = None,
+        runtime: Runtime | None = None,
+        mode: Literal["serve"] = "serve",
+        authorize: Authorize | None = None,
+        anonymous: bool = False,
+        exclusive: bool = False,
+        default_model: str | None = None,
+    ) -> None:
+        self.app = app
+        self.mode = mode
+        self.runtime = runtime or Runtime(settings)
+        self._owns_runtime = runtime is None
+        self._responder = ImageResponder(
+            self.runtime,
+            authorize=choose_authorize(self.runtime.settings, authorize=authorize, anonymous=anonymous),
+            fallback=None if exclusive else app,
+            default_model=default_model if exclusive else None,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or pass on."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, self._closing(send))
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = _route_path(scope)
+        route = match_image_route(path) if scope["method"] == "POST" else None
+        if route is not None:
+            await self._responder.respond(route, scope, receive, send)
+        elif path.startswith(OWN_PREFIX) and scope["method"] in ("GET", "HEAD"):
+            await self._serve_own(path, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _serve_own(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if path == f"{OWN_PREFIX}health":
+            await send_json(send, *health())
+        elif path == f"{OWN_PREFIX}ready":
+            await send_json(send, *ready(self.runtime))
+        else:
+            await self.app(scope, receive, send)
+
+    def _closing(self, send: Send) -> Send:
+        """Close our client when the app's lifespan ends, while its event loop still runs."""
+
+        async def closing(message: Message) -> None:
+            if self._owns_runtime and message["type"].startswith("lifespan.shutdown"):
+                await self.runtime.aclose()
+            await send(message)
+
+        return closing
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path below the mount point."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
