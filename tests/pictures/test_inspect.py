@@ -141,7 +141,7 @@ def test_the_byte_limit_holds_for_the_reencoded_picture_too() -> None:
 
 def test_empty_and_foreign_bytes_are_refused_and_say_what_would_be_right() -> None:
     for data in (b"", b"<svg/>............................", b"%PDF-1.7 ......................"):
-        with pytest.raises(InvalidImageError, match="'image'.*PNG, JPEG, WebP, HEIC or HEIF") as caught:
+        with pytest.raises(InvalidImageError, match=r"'image'.*PNG, JPEG, WebP, HEIC or HEIF") as caught:
             inspect_image(data, param="image", limits=LIMITS)
         assert caught.value.param == "image"
 

@@ -255,6 +255,7 @@ class _Composition:
             prompt=self.prompt,
             mood=f"{self.mood} {stage}".strip(),
             base=next((image.data for image in self.order.images if image.width), None),
+            grain="grain" in self.faults,
         )
         made, other = f"image/{self.format.lower()}", "image/jpeg" if self.format == "PNG" else "image/png"
         data = pybase64.b64encode_as_string(draw(sketch, self.format))

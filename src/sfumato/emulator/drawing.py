@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import colorsys
 import io
 import random
@@ -14,7 +15,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 PictureFormat = Literal["JPEG", "PNG"]
 _PATCHES = 4
 _TINT = 0.35
+_GRAIN = 0.5
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _MAX_PROMPT_LINES = 6
+_MAX_PROMPT_CHARS = 2000
 _PANEL = (18, 20, 28)
 _PANEL_OPACITY = 0.75
 _INK = (255, 255, 255)
@@ -33,6 +37,7 @@ class Sketch:
         prompt: Wrapped, and cut where it gets long.
         mood: Decides the colours: the same mood and texts draw the same bytes.
         base: Bytes of the input picture to start from, None for a fresh one.
+        grain: Add noise, which makes the encoded picture megabytes, as Gemini's are.
     """
 
     width: int
@@ -42,12 +47,16 @@ class Sketch:
     prompt: str
     mood: str
     base: bytes | None = None
+    grain: bool = False
 
 
 def draw(sketch: Sketch, picture_format: PictureFormat) -> bytes:
     """Draw *sketch* and return the encoded picture; takes 0.1 to 0.5 s at 4K, so call it in a thread."""
     with _EASELS:
         image = _background(sketch)
+        if sketch.grain:
+            noise = random.Random(sketch.mood).randbytes(sketch.width * sketch.height)
+            image = Image.blend(image, Image.frombytes("L", image.size, noise).convert("RGB"), _GRAIN)
         _caption(image, sketch)
         out = io.BytesIO()
         if picture_format == "PNG":
@@ -98,24 +107,28 @@ def _caption(image: Image.Image, sketch: Sketch) -> None:
     image.paste(panel, box)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> list[str]:
-    """Break *text* into lines of at most *room* pixels, inside a word where it must be; a few lines more than shown."""
+def _wrap(text: str, font: _Font, room: float) -> list[str]:
+    """Break *text* into lines of at most *room* pixels, inside words that are longer; stop after what is shown."""
     lines: list[str] = []
     line = ""
     # Control characters have no glyph, and nobody reads more than this on a picture.
-    for word in "".join(c if c.isprintable() else " " for c in text[:2000]).split():
-        rest = word
-        while rest:
-            joined = f"{line} {rest}" if line else rest
-            if font.getlength(joined) <= room:
-                line, rest = joined, ""
-            elif line:
-                lines.append(line)
-                line = ""
-            else:
-                fitting = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= room), 1)
-                lines.append(rest[:fitting])
-                rest = rest[fitting:]
-            if len(lines) > _MAX_PROMPT_LINES:
-                return lines
+    for word in "".join(c if c.isprintable() else " " for c in text[:_MAX_PROMPT_CHARS]).split():
+        joined = f"{line} {word}".lstrip()
+        if line and font.getlength(joined) > room:
+            lines.append(line)
+            joined = word
+        while (fitting := _fitting(joined, font, room)) < len(joined) and len(lines) <= _MAX_PROMPT_LINES:
+            lines.append(joined[:fitting])
+            joined = joined[fitting:]
+        line = joined
+        if len(lines) > _MAX_PROMPT_LINES:
+            return lines
     return [*lines, line] if line else lines
+
+
+def _fitting(text: str, font: _Font, room: float) -> int:
+    """Return how many of the first characters of *text* fit into *room* pixels, one at least."""
+    if font.getlength(text) <= room:
+        return len(text)
+    lengths = range(1, len(text) + 1)
+    return max(1, bisect.bisect_right(lengths, room, key=lambda count: font.getlength(text[:count])))

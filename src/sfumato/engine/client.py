@@ -24,7 +24,7 @@ from sfumato.images.request import (
 )
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
 from sfumato.images.safety import Threshold
-from sfumato.pictures.compose import mask_picture
+from sfumato.pictures.compose import check_original, mask_picture
 from sfumato.telemetry.observer import Call, Observer, Operation, OperationRecord, observed
 from sfumato.upstream.accounts import Account
 from sfumato.wire.gemini import build_request
@@ -263,4 +263,8 @@ class ImageClient:
 
 def _encode_inputs(request: ImageRequest) -> tuple[Pieces, Piece | None]:
     images = tuple(encode_base64(image.data) for image in request.images)
-    return images, encode_base64(mask_picture(request.mask)) if request.mask else None
+    if request.mask is None:
+        return images, None
+    # A picture that cannot be composited must fail before Gemini bills the edit of it.
+    check_original(request.images[0], output_format="webp" if request.output_format == "webp" else "png")
+    return images, encode_base64(mask_picture(request.mask))

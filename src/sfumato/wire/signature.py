@@ -1,7 +1,6 @@
 """What a picture's first bytes say: type, pixels, alpha and orientation, without decoding anything.
 
-Every walk is bounded and every read is checked, so hostile bytes cost little and never raise: the answer is a
-`Signature`, a `Truncated` (more bytes may help) or None (no number of bytes will).
+Every walk is bounded and every read is checked: hostile bytes cost little and never raise.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 # A picture has tens of segments before its size; more is a hostile file, not a picture.
 _MAX_STEPS = 4096
-_MAX_BOX_BYTES = 1024 * 1024
+_MAX_FTYP_BYTES = 1024
 _DETECTION_BYTES = 16
 
 _TIFF_VALUE_CODES = {3: "H", 4: "I"}
@@ -84,17 +83,15 @@ def read_signature(head: bytes | memoryview) -> Signature | Truncated | None:
     view = memoryview(head).cast("B")
     undecided = False
     for parts, mime_type, read in _KINDS:
-        if not all(magic.startswith(bytes(view[at : at + len(magic)])) for at, magic in parts):
-            continue
-        at, magic = parts[-1]
-        if len(view) < at + len(magic):
-            undecided = True
-            continue
-        try:
-            signature = read(view)
-        except _ShortError as short:
-            return Truncated(short.args[0], mime_type)
-        return signature if signature and signature.width > 0 and signature.height > 0 else None
+        if all(magic.startswith(bytes(view[at : at + len(magic)])) for at, magic in parts):
+            if len(view) < parts[-1][0] + len(parts[-1][1]):
+                undecided = True
+                continue
+            try:
+                signature = read(view)
+            except _ShortError as short:
+                return Truncated(short.args[0], mime_type)
+            return signature if signature and signature.width > 0 and signature.height > 0 else None
     return Truncated(_DETECTION_BYTES) if undecided else None
 
 
@@ -105,11 +102,10 @@ def _need(view: memoryview, end: int) -> None:
 
 def _read_png(view: memoryview) -> Signature | None:
     _need(view, 33)
-    if bytes(view[8:16]) != b"\x00\x00\x00\rIHDR":
+    chunk, width, height, _depth, colour_type = struct.unpack_from(">8sIIBB", view, 8)
+    if chunk != b"\x00\x00\x00\rIHDR":
         return None
-    width, height, _depth, colour_type = struct.unpack_from(">IIBB", view, 16)
-    has_alpha, orientation = colour_type in (4, 6), 1
-    at = 33
+    has_alpha, orientation, at = colour_type in (4, 6), 1, 33
     for _ in range(_MAX_STEPS):
         _need(view, at + 8)
         length, kind = struct.unpack_from(">I4s", view, at)
@@ -163,10 +159,9 @@ def _read_webp(view: memoryview) -> Signature | None:
         return Signature("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1))
     if kind != b"VP8X":
         return None
-    flags = view[20]
     width, height = (int.from_bytes(view[at : at + 3], "little") + 1 for at in (24, 27))
-    orientation = _webp_orientation(view) if flags & 0x08 else 1
-    return Signature("image/webp", width, height, bool(flags & 0x10), orientation or 1, orientation is not None)
+    orientation = _webp_orientation(view) if view[20] & 0x08 else 1
+    return Signature("image/webp", width, height, bool(view[20] & 0x10), orientation or 1, orientation is not None)
 
 
 def _webp_orientation(view: memoryview) -> int | None:
@@ -184,8 +179,7 @@ def _webp_orientation(view: memoryview) -> int | None:
 
 def _read_gif(view: memoryview) -> Signature | None:
     _need(view, 10)
-    width, height = struct.unpack_from("<HH", view, 6)
-    return Signature("image/gif", width, height)
+    return Signature("image/gif", *struct.unpack_from("<HH", view, 6))
 
 
 def _read_bmp(view: memoryview) -> Signature | None:
@@ -208,7 +202,7 @@ def _tiff_header(view: memoryview) -> tuple[int, int, int]:
     _need(view, 8)
     order = "<" if bytes(view[:2]) == b"II" else ">"
     magic, at = struct.unpack_from(order + "HI", view, 2)
-    tags: dict[int, int] = {}
+    tags = {}
     if magic == 42:
         _need(view, at + 2)
         end = at + 2 + 12 * min(struct.unpack_from(order + "H", view, at)[0], _MAX_STEPS)
@@ -231,24 +225,22 @@ def _exif_orientation(exif: memoryview) -> int:
 
 def _read_heif(view: memoryview) -> Signature | None:
     (size,) = struct.unpack_from(">I", view, 0)
-    if not _DETECTION_BYTES <= size <= _MAX_BOX_BYTES:
+    if not _DETECTION_BYTES <= size <= _MAX_FTYP_BYTES:
         return None
     _need(view, size)
     mime_type = _heif_type([bytes(view[at : at + 4]) for at in (8, *range(16, size - 3, 4))])
-    if mime_type is None:
-        return None
     at = size
-    for _ in range(_MAX_STEPS):
+    for _ in range(_MAX_STEPS if mime_type else 0):
         _need(view, at + 16)
         size, kind = struct.unpack_from(">I4s", view, at)
         if size == 1:
             (size,) = struct.unpack_from(">Q", view, at + 8)
         # A box holds its own header; size 0, "to the end of the file", leaves no room for meta behind it.
-        if size < 8 or (kind == b"meta" and size > _MAX_BOX_BYTES):
+        if size < 8:
             return None
         if kind == b"meta":
             _need(view, at + size)
-            return _read_meta(view[at + 12 : at + size], mime_type)
+            return _read_meta(view[at + 12 : at + size], mime_type or "")
         at += size
     return None
 
@@ -265,10 +257,9 @@ def _heif_type(brands: list[bytes]) -> str | None:
     return "image/heif"
 
 
-def _read_meta(meta: memoryview, mime_type: str) -> Signature | None:
+def _read_meta(meta: memoryview, mime_type: str) -> Signature:
     """Take the largest picture's size: tiles and thumbnails have properties beside it."""
-    width = height = 0
-    has_alpha, orientation = False, 1
+    width, height, has_alpha, orientation = 0, 0, False, 1
     for kind, body in _boxes(_child(_child(meta, b"iprp"), b"ipco")):
         if kind == b"ispe" and len(body) >= 12:
             sides = struct.unpack_from(">II", body, 4)

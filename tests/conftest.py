@@ -1,0 +1,79 @@
+"""Fixtures that every room may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from sfumato.emulator import EmulatorOptions, create_emulator
+from sfumato.settings import PREFIX
+from tests.support.servers import serving
+
+_FOREIGN = ("GEMINI_API_", "GOOGLE_", "CACHE_", "REDIS_URL", "OTEL_")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--live", action="store_true", help="run the end-to-end tests against the real Gemini API")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--live"):
+        return
+    skip = pytest.mark.skip(reason="calls the real API: run with --live and GEMINI_API_KEY")
+    for item in items:
+        if "live" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def live_key(request: pytest.FixtureRequest) -> str | None:
+    """The real API's key when --live asks for it."""
+    return os.environ["GEMINI_API_KEY"] if request.config.getoption("--live") else None
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own configuration out of every test."""
+    request.getfixturevalue("live_key")
+    for name in list(os.environ):
+        if name.startswith((PREFIX, *_FOREIGN)):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The transport and LiteLLM run on asyncio."""
+    return "asyncio"
+
+
+class Emulator:
+    """A running emulator: its address, and what it was asked."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Return the generateContent calls since the last `clear`."""
+        journal: list[dict[str, Any]] = httpx.get(f"{self.url}/emulator/journal").json()
+        return [call for call in journal if "generateContent" in str(call["path"])]
+
+    def clear(self) -> None:
+        """Forget the calls so far."""
+        httpx.delete(f"{self.url}/emulator/journal")
+
+
+@pytest.fixture(scope="session")
+def emulator_server() -> Iterator[Emulator]:
+    with serving(create_emulator(EmulatorOptions())) as url:
+        yield Emulator(url)
+
+
+@pytest.fixture
+def emulator(emulator_server: Emulator) -> Emulator:
+    """A strict local Gemini API whose journal starts empty."""
+    emulator_server.clear()
+    return emulator_server

@@ -1,0 +1,138 @@
+"""An `ImageClient` built by hand: time moves by hand, waiting is noted, and whoever looks is recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+
+from sfumato.cache.image_cache import ImageCache
+from sfumato.cache.memory import MemoryStore
+from sfumato.cache.store import Store
+from sfumato.engine.attempts import Attempts
+from sfumato.engine.client import ImageClient
+from sfumato.engine.intake import Intake
+from sfumato.errors import ImageError
+from sfumato.images.request import ImageResult, Operation
+from sfumato.images.resolution import RequestPolicy
+from sfumato.images.variants import parse_variant
+from sfumato.pictures.inspect import ImageLimits
+from sfumato.telemetry.observer import Call, OperationRecord
+from sfumato.telemetry.observer import Operation as ObservedOperation
+from sfumato.upstream.accounts import Account, AccountPool
+from sfumato.upstream.fetch import PictureFetcher
+from sfumato.upstream.retry import RetryPolicy
+from sfumato.upstream.transport import GeminiTransport, create_http_client
+from sfumato.wire.openai_images import parse_request
+
+MEGABYTE = 1024 * 1024
+
+
+@dataclasses.dataclass
+class Recording:
+    """An observer that keeps what it saw, and a clock and a sleep that it can account for."""
+
+    records: list[OperationRecord] = dataclasses.field(default_factory=list)
+    steps: list[str] = dataclasses.field(default_factory=list)
+    retries: list[tuple[str, float]] = dataclasses.field(default_factory=list)
+    ended: int = 0
+    slept: list[float] = dataclasses.field(default_factory=list)
+    now: float = 1000.0
+
+    def begin(self, record: OperationRecord) -> ObservedOperation:
+        self.records.append(record)
+        return self
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.steps.append(name)
+        yield
+
+    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:  # noqa: ARG002
+        self.retries.append((error.code, delay_seconds))
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@dataclasses.dataclass
+class Bench:
+    """A client on the bench, and what was seen of it."""
+
+    client: ImageClient
+    seen: Recording
+    url: str
+
+    async def make(self, prompt: str = "x", *, model: str = "gemini-3-pro-image", **fields: Any) -> ImageResult:
+        """Generate from OpenAI parameters."""
+        options = {name: fields.pop(name) for name in ("timeout_seconds", "floor", "account") if name in fields}
+        variant = parse_variant(model)
+        assert variant
+        operation = Operation.EDIT if "image" in fields else Operation.GENERATION
+        wish = parse_request(operation, variant, {"prompt": prompt, **fields}, tenant="tests")
+        return await self.client.generate(wish, call=Call(request_id="req_test"), **options)
+
+    def account(self, label: str, key: str) -> Account:
+        """Return an account at the bench's upstream."""
+        return Account.at(label, key, self.url, "v1beta")
+
+
+def wall_clock() -> float:
+    """Return a Unix time that stands still."""
+    return 1_800_000_000.0
+
+
+@asynccontextmanager
+async def bench(
+    url: str,
+    *,
+    keys: tuple[str, ...] = ("first",),
+    store: Store | None = None,
+    policy: RequestPolicy | None = None,
+    timeout_seconds: float = 60.0,
+    max_attempts: int = 3,
+    max_request_bytes: int = 20 * MEGABYTE,
+    max_response_bytes: int = 64 * MEGABYTE,
+    http: httpx.AsyncClient | None = None,
+) -> AsyncIterator[Bench]:
+    """Yield a client for the upstream at *url*; each key is an account labelled by itself."""
+    seen = Recording()
+    http = http or create_http_client(connect_timeout_seconds=5)
+    client = ImageClient(
+        policy=policy or RequestPolicy(),
+        intake=Intake(
+            limits=ImageLimits(max_pixels=64_000_000, max_bytes=max_request_bytes),
+            max_request_bytes=max_request_bytes,
+            fetcher=PictureFetcher(http, hosts=[httpx.URL(url).netloc.decode()], max_bytes=max_request_bytes),
+        ),
+        cache=ImageCache(store or MemoryStore(256 * MEGABYTE), ttl_seconds=3600, clock=wall_clock),
+        attempts=Attempts(
+            transport=GeminiTransport(http, max_response_bytes=max_response_bytes),
+            accounts=AccountPool(Account.at(key, key, url, "v1beta") for key in keys),
+            retry=RetryPolicy(max_attempts=max_attempts),
+            clock=seen.clock,
+            sleep=seen.sleep,
+            random=lambda: 1.0,
+        ),
+        observer=seen,
+        timeout_seconds=timeout_seconds,
+        max_request_bytes=max_request_bytes,
+        hash_salt=None,
+        clock=seen.clock,
+        wall_clock=wall_clock,
+        on_close=(http.aclose,),
+    )
+    try:
+        yield Bench(client, seen, url)
+    finally:
+        await client.aclose()
