@@ -11,7 +11,7 @@ import pytest
 
 from sfumato.asgi.app import create_app
 from sfumato.errors import ConfigurationError
-from sfumato.settings import Settings
+from sfumato.settings import Settings, load_settings
 from tests.conftest import Emulator
 from tests.support import samples
 from tests.support.apps import calling
@@ -24,7 +24,7 @@ EDITS = "/v1/images/edits"
 
 def settings(emulator: Emulator, **values: Any) -> Settings:
     defaults = {"api_key": "test-key", "api_base": emulator.url, "cache_backend": "memory"}
-    return Settings(**{**defaults, "client_keys": "alice:client-key,bob:other-key", **values})
+    return load_settings(**{**defaults, "client_keys": "alice:client-key,bob:other-key", **values})
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_a_refused_caller_is_not_read(emulator: Emulator) -> None:
 def test_without_keys_it_needs_to_be_told(emulator: Emulator) -> None:
     with pytest.raises(ConfigurationError, match="GEMINI_IMAGE_CLIENT_KEYS"):
         create_app(settings(emulator, client_keys=()))
-    assert create_app(settings(emulator, client_keys=()), anonymous=True)
+    create_app(settings(emulator, client_keys=()), anonymous=True)
 
 
 async def test_models_are_listed_and_found_by_any_spelling(http: httpx.AsyncClient) -> None:
@@ -132,7 +132,7 @@ async def test_the_answer_tells_what_was_made(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("sent", ["", "x" * 200, "a b", "späße"])
 async def test_a_request_id_that_cannot_be_one_is_replaced(http: httpx.AsyncClient, sent: str) -> None:
-    answer = await http.post(GENERATIONS, json={}, headers=[("x-request-id", sent.encode())])
+    answer = await http.post(GENERATIONS, json={}, headers={b"x-request-id": sent.encode()})
     assert answer.headers["x-request-id"].startswith("req_")
     assert error_of(answer)["image_error"]["request_id"] == answer.headers["x-request-id"]
 
@@ -340,9 +340,7 @@ async def test_ready_without_an_account_is_503(emulator: Emulator) -> None:
     assert error_of(answer)["image_error"]["code"] == "IMG_CONFIGURATION"
 
 
-async def test_every_request_ends_in_one_log_line(
-    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, emulator: Emulator
-) -> None:
+async def test_every_request_ends_in_one_log_line(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     """Success, refusal and a request that ended before the engine: one JSON line each, with no prompt in it."""
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     with caplog.at_level(logging.INFO, logger="sfumato.requests"):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sfumato.asgi.middleware import GeminiImageMiddleware
 from sfumato.errors import ConfigurationError
-from sfumato.settings import Settings
+from sfumato.settings import load_settings
 from tests.conftest import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,7 @@ class Host:
 
 
 def behind(host: Any, emulator: Emulator, **options: Any) -> GeminiImageMiddleware:
-    settings = Settings(api_key="test-key", api_base=emulator.url, cache_backend="noop", max_request_mb=1)
+    settings = load_settings(api_key="test-key", api_base=emulator.url, cache_backend="noop", max_request_mb=1)
     return GeminiImageMiddleware(host, settings=settings, **{"anonymous": True, **options})
 
 
@@ -59,7 +59,7 @@ async def test_what_is_not_ours_passes_with_its_own_receive(emulator: Emulator) 
     """Other paths, methods and scopes reach the host with the very receive they came with."""
     seen: list[Receive] = []
 
-    async def host(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+    async def host(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(receive)
 
     async def receive() -> Message:
@@ -224,7 +224,7 @@ async def test_the_lifespan_passes_and_closes_the_client(emulator: Emulator) -> 
 
     app = behind(host, emulator)
     first = app.runtime.client
-    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    messages: Iterator[Message] = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
 
     async def receive() -> Message:
         return next(messages)
@@ -265,7 +265,9 @@ async def test_in_front_of_an_app_with_routes_of_its_own(emulator: Emulator) -> 
 
 async def test_a_client_that_leaves_while_sending_is_no_error(emulator: Emulator) -> None:
     sent: list[Message] = []
-    messages = iter([{"type": "http.request", "body": b'{"mod', "more_body": True}, {"type": "http.disconnect"}])
+    messages: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b'{"mod', "more_body": True}, {"type": "http.disconnect"}]
+    )
 
     async def receive() -> Message:
         return next(messages)

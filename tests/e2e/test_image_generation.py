@@ -16,7 +16,7 @@ from PIL import Image
 
 from sfumato.asgi.app import create_app
 from sfumato.images.variants import Variant, canonical_variants, list_variants
-from sfumato.settings import DEFAULT_API_BASE, Settings
+from sfumato.settings import DEFAULT_API_BASE, load_settings
 from tests.conftest import Emulator
 from tests.support import genai, samples
 from tests.support.servers import serving
@@ -27,7 +27,7 @@ def client(
     emulator_server: Emulator, live_key: str | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OpenAI]:
     """The OpenAI client against sfumato as an app."""
-    settings = Settings(
+    settings = load_settings(
         api_key=live_key or "test-key",
         api_base=DEFAULT_API_BASE if live_key else emulator_server.url,
         cache_dir=tmp_path_factory.mktemp("cache"),
@@ -184,8 +184,10 @@ def test_aspect_ratio_and_resolution_variants(
         assert call["body"]["generationConfig"].get("imageConfig", {}) == expected
 
 
-def test_every_spelling_reaches_gemini(client: OpenAI, emulator: Emulator) -> None:
+def test_every_spelling_reaches_gemini(client: OpenAI, emulator: Emulator, live_key: str | None) -> None:
     """Without the cache, each spelling of a name sends the same imageConfig."""
+    if live_key is not None:
+        pytest.skip("what was sent can be read from the emulator only")
     variant = canonical_variants()[-2]
     for name in spellings(variant):
         client.images.generate(model=name, prompt="Tiles", extra_headers={"cache-control": "no-store, no-cache"})

@@ -51,7 +51,7 @@ class Recording:
         self.steps.append(name)
         yield
 
-    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:  # noqa: ARG002
+    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
         self.retries.append((error.code, delay_seconds))
 
     def end(self) -> None:

@@ -19,7 +19,7 @@ from sfumato.errors import ImageError, ModelNotFoundError
 from sfumato.images.models import FAMILIES
 from sfumato.images.variants import Variant, list_variants, parse_variant
 from sfumato.runtime import Runtime
-from sfumato.settings import Settings
+from sfumato.settings import Settings, load_settings
 from sfumato.wire.headers import error_headers
 from sfumato.wire.openai_images import render_error
 
@@ -47,7 +47,7 @@ def create_app(
     Raises:
         ConfigurationError: The settings are invalid, or nothing decides who may call.
     """
-    settings = runtime.settings if runtime else settings or Settings()
+    settings = runtime.settings if runtime else settings or load_settings()
     decide = choose_authorize(settings, authorize=authorize, anonymous=anonymous)
 
     async def models(request: Request) -> JSONResponse:

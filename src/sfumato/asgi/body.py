@@ -140,12 +140,9 @@ async def _parse_multipart(body: BufferedBody, headers: Headers, *, max_bytes: i
                 images.append((int(place[1] or place[2] or 0), await _source(name, value)))
             elif name == "mask":
                 mask = await _source(name, value)
-            elif isinstance(value, UploadFile):
-                raise InvalidParameterError(
-                    f"Unknown parameter: '{name}' is a file. Leave it out.", param=name, openai_code="unknown_parameter"
-                )
             else:
-                fields[name] = value
+                # No parameter is a file: bytes are of the wrong type for those that exist and unknown like the rest.
+                fields[name] = b"" if isinstance(value, UploadFile) else value
     finally:
         await form.close()
     # Stable: unnumbered fields keep their order.

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato.asgi.auth import Authorize, choose_authorize
 from sfumato.asgi.health import health, ready
-from sfumato.asgi.responder import ImageResponder, send_json
+from sfumato.asgi.responder import ImageDoor, ImageResponder, send_json
 from sfumato.asgi.routes import OWN_PREFIX, match_image_route
 from sfumato.runtime import Runtime
 from sfumato.settings import Settings
@@ -50,8 +50,8 @@ class GeminiImageMiddleware:
         self.mode = mode
         self.runtime = runtime or Runtime(settings)
         self._owns_runtime = runtime is None
-        self._responder = ImageResponder(
-            self.runtime,
+        self._door = ImageDoor(
+            runtime=self.runtime,
             authorize=choose_authorize(self.runtime.settings, authorize=authorize, anonymous=anonymous),
             fallback=None if exclusive else app,
             default_model=default_model if exclusive else None,
@@ -68,7 +68,7 @@ class GeminiImageMiddleware:
         path = _route_path(scope)
         route = match_image_route(path) if scope["method"] == "POST" else None
         if route is not None:
-            await self._responder.respond(route, scope, receive, send)
+            await ImageResponder(self._door, route, scope, receive, send).respond()
         elif path.startswith(OWN_PREFIX) and scope["method"] in ("GET", "HEAD"):
             await self._serve_own(path, scope, receive, send)
         else:

@@ -32,80 +32,102 @@ _log = logging.getLogger("sfumato")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
 
 
-class ImageResponder:
-    """Answer one image request, or hand it on when its model is not ours.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDoor:
+    """What every request to an app's image routes has in common.
 
-    Args:
+    Attributes:
         runtime: Gives the client.
         authorize: Decides who may call.
         fallback: Whoever answers for models that are not ours; None answers 404 itself.
         default_model: The model of a request that names none; None hands such requests on.
     """
 
-    def __init__(
-        self, runtime: Runtime, *, authorize: Authorize, fallback: ASGIApp | None, default_model: str | None
-    ) -> None:
-        self._runtime = runtime
-        self._authorize = authorize
-        self._fallback = fallback
-        self._default_model = default_model
-        self._max_bytes = int(runtime.settings.max_request_mb * MEGABYTE)
+    runtime: Runtime
+    authorize: Authorize
+    fallback: ASGIApp | None
+    default_model: str | None
 
-    async def respond(self, route: ImageRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request in *scope*; every error is answered in OpenAI's shape."""
-        request = Request(scope)
-        call = _call(request)
-        body = BufferedBody(receive)
-        error: ImageError | None = None
-        wish: ImageWish | None = None
+    @property
+    def max_bytes(self) -> int:
+        """Return the bound of a request's body."""
+        return int(self.runtime.settings.max_request_mb * MEGABYTE)
+
+
+class ImageResponder:
+    """Answer one image request, or hand it on when its model is not ours.
+
+    Args:
+        door: What it has in common with others.
+        route: What its path means.
+        scope, receive, send: The request, as ASGI has it.
+    """
+
+    def __init__(self, door: ImageDoor, route: ImageRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        self._door = door
+        self._route = route
+        self._scope = scope
+        self._send = send
+        self._request = Request(scope)
+        self._call = _call(self._request)
+        self._body = BufferedBody(receive)
+        self._tenant: str | None = None
+
+    async def respond(self) -> None:
+        """Answer; every error is answered in OpenAI's shape."""
         try:
-            wish = await self._read_wish(route, request, body)
+            wish = await self._read_wish()
         except ClientDisconnectedError:
             return
-        except ImageError as refused:
-            error = refused
-        except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
-            _log.exception("Request %s failed before it was understood", call.request_id)
-            error = InternalError("Something failed here that should not. Tell the operator.")
-        if error is not None:
-            await self._refuse(error, route, body, call, send)
-        elif wish is not None:
-            await self._generate(wish, call, send)
-        elif self._fallback is not None:
-            await self._fallback(scope, body.replay(), send)
-
-    async def _refuse(self, error: ImageError, route: ImageRoute, body: BufferedBody, call: Call, send: Send) -> None:
-        self._runtime.client.refuse(
-            error, call=call, operation=route.operation.value, model=_known(route.model or body.peek_model())
-        )
-        await send_error(send, error, request_id=call.request_id)
-
-    async def _generate(self, wish: ImageWish, call: Call, send: Send) -> None:
-        try:
-            result = await self._runtime.client.generate(wish, call=call)
         except ImageError as error:
-            await send_error(send, error, request_id=call.request_id)
-        else:
-            await _send_result(send, result, request_id=call.request_id)
+            await self._refuse(error)
+            return
+        except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
+            _log.exception("Request %s failed before it was understood", self._call.request_id)
+            await self._refuse(InternalError("Something failed here that should not. Tell the operator."))
+            return
+        if wish is not None:
+            await self._generate(wish)
+        elif self._door.fallback is not None:
+            await self._door.fallback(self._scope, self._body.replay(), self._send)
 
-    async def _read_wish(self, route: ImageRoute, request: Request, body: BufferedBody) -> ImageWish | None:
+    async def _refuse(self, error: ImageError) -> None:
+        self._door.runtime.client.refuse(
+            error,
+            call=self._call,
+            operation=self._route.operation.value,
+            model=_known(self._route.model or self._body.peek_model()),
+            tenant=self._tenant,
+        )
+        await send_error(self._send, error, request_id=self._call.request_id)
+
+    async def _generate(self, wish: ImageWish) -> None:
+        try:
+            result = await self._door.runtime.client.generate(wish, call=self._call)
+        except ImageError as error:
+            await send_error(self._send, error, request_id=self._call.request_id)
+        else:
+            await _send_result(self._send, result, request_id=self._call.request_id)
+
+    async def _read_wish(self) -> ImageWish | None:
         """Return what the client asks, None when its model is not ours.
 
         Raises:
             ImageError: The caller may not call, or the request cannot be served.
             ClientDisconnectedError: The client went away.
         """
-        denied, tenant = await self._admit(request)
+        door, headers = self._door, self._request.headers
+        denied = await self._denied()
         # Nobody else answers here, so nothing is read for a caller who may not call.
-        if denied and self._fallback is None:
+        if denied and door.fallback is None:
             raise denied
-        await body.read(self._max_bytes)
-        form, model = await self._understand(body, request, route)
+        await self._body.read(door.max_bytes)
+        form, model = await self._understand()
         try:
             variant = parse_variant(model) if model else None
         except ModelNotFoundError as error:
             raise denied or error from None
-        if variant is None and self._fallback is not None:
+        if variant is None and door.fallback is not None:
             return None
         if denied:
             raise denied
@@ -114,36 +136,38 @@ class ImageResponder:
         if variant is None:
             raise _not_served(model)
         wish = parse_request(
-            route.operation,
+            self._route.operation,
             variant,
             form.fields,
             files=form.images,
             mask=form.mask,
-            drop_unknown=self._runtime.settings.drop_params,
-            tenant=tenant,
+            drop_unknown=door.runtime.settings.drop_params,
+            tenant=self._tenant,
         )
-        header = parse_cache_control(request.headers.get("cache-control"))
-        return dataclasses.replace(wish, cache_control=stricter(wish.cache_control, header))
+        asked = parse_cache_control(headers.get("cache-control"))
+        return dataclasses.replace(wish, cache_control=stricter(wish.cache_control, asked))
 
-    async def _admit(self, request: Request) -> tuple[ImageError | None, str | None]:
+    async def _denied(self) -> ImageError | None:
+        """Learn whose request it is; return why the caller may not call, None when it may."""
         try:
-            return None, await self._authorize(request)
+            self._tenant = await self._door.authorize(self._request)
         except ImageError as error:
-            return error, None
-        except Exception:  # noqa: BLE001  # whatever a host's own check raises is a refusal, never an entry
-            return UnauthorizedError("This request was not let in. Check the API key."), None
+            return error
+        except Exception as error:  # noqa: BLE001  # whatever a host's own check raises is a refusal, never an entry
+            _log.warning("authorize raised %s: the request is refused", type(error).__name__)
+            return UnauthorizedError("This request was not let in. Check the API key.")
+        return None
 
-    async def _understand(
-        self, body: BufferedBody, request: Request, route: ImageRoute
-    ) -> tuple[Form | ImageError, str | None]:
+    async def _understand(self) -> tuple[Form | ImageError, str | None]:
         """Return the form, or why there is none, and the model's name as far as it can be told."""
+        named, default = self._route.model, self._door.default_model
         try:
-            form = await parse_body(body, request.headers, max_bytes=self._max_bytes)
+            form = await parse_body(self._body, self._request.headers, max_bytes=self._door.max_bytes)
         except ImageError as error:
-            return error, route.model or body.peek_model() or self._default_model
-        model = route.model or form.fields.get("model") or self._default_model
+            return error, named or self._body.peek_model() or default
+        model = named or form.fields.get("model") or default
         if model is not None and not isinstance(model, str):
-            return InvalidParameterError("Invalid value for 'model': expected a string.", param="model"), None
+            return InvalidParameterError("Invalid value for 'model': expected a string.", param="model"), default
         return form, model
 
 

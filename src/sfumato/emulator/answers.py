@@ -190,6 +190,7 @@ class _Composition:
             usage["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": image_tokens}]
         billed = Usage(
             input_tokens=tokens,
+            output_tokens=image_tokens + self.extra_tokens + self.thinking,
             output_text_tokens=self.extra_tokens + self.thinking,
             output_image_tokens=image_tokens,
             total_tokens=usage["totalTokenCount"],

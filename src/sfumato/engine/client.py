@@ -22,7 +22,7 @@ from sfumato.images.request import (
     SlotFailure,
     Timings,
 )
-from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
+from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, resolve
 from sfumato.images.safety import Threshold
 from sfumato.pictures.compose import check_original, mask_picture
 from sfumato.telemetry.observer import Call, Observer, Operation, OperationRecord, observed
@@ -127,7 +127,7 @@ class ImageClient:
         )
         with observed(self._observer, record, clock=self._clock) as operation:
             try:
-                inputs = await self._intake.admit(wish)
+                inputs = await self._admit(wish, timeout)
                 request = resolve(wish, self._policy.with_floor(floor), inputs)
                 record.describe_request(request, salt=self._hash_salt)
                 run = _Run(request, operation, record, account, started + timeout)
@@ -141,9 +141,13 @@ class ImageClient:
             record.describe_result(result)
             return result
 
-    def refuse(self, error: ImageError, *, call: Call, operation: str, model: str | None = None) -> None:
+    def refuse(
+        self, error: ImageError, *, call: Call, operation: str, model: str | None = None, tenant: str | None = None
+    ) -> None:
         """Note in telemetry a request that ended before it became a wish."""
-        record = OperationRecord(call=call, operation=operation, model=model, error=error, status_code=error.status)
+        record = OperationRecord(
+            call=call, operation=operation, model=model, tenant=tenant, error=error, status_code=error.status
+        )
         self._observer.begin(record).end()
 
     @property
@@ -156,6 +160,14 @@ class ImageClient:
         await self._cache.aclose()
         for close in self._on_close:
             await close()
+
+    async def _admit(self, wish: ImageWish, timeout_seconds: float) -> InputImages:
+        try:
+            # Listed hosts may be slow: fetching counts against the deadline like everything else.
+            async with asyncio.timeout(timeout_seconds):
+                return await self._intake.admit(wish)
+        except TimeoutError:
+            raise out_of_time() from None
 
     async def _fill_slots(self, run: _Run) -> list[GeneratedImage]:
         slots = range(run.request.n)
