@@ -11,6 +11,7 @@ import pytest
 
 from sfumato.emulator import EmulatorOptions, create_emulator
 from sfumato.settings import PREFIX
+from tests.support.proxy import Proxy, running_proxy
 from tests.support.servers import serving
 
 _FOREIGN = ("GEMINI_API_", "GOOGLE_", "CACHE_", "REDIS_URL", "OTEL_")
@@ -77,3 +78,10 @@ def emulator(emulator_server: Emulator) -> Emulator:
     """A strict local Gemini API whose journal starts empty."""
     emulator_server.clear()
     return emulator_server
+
+
+@pytest.fixture(scope="session")
+def proxy(emulator_server: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A real LiteLLM proxy process with the example's config.yaml, for every room that needs one."""
+    with running_proxy(emulator_server.url, tmp_path_factory.mktemp("proxy")) as running:
+        yield running

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sfumato.errors import ConfigurationError, ImageError, InvalidParameterError
+from sfumato.errors import ConfigurationError, InvalidParameterError
 from sfumato.images.resolution import RequestPolicy
 from sfumato.images.safety import Threshold, parse_category, parse_threshold
 
 PREFIX = "GEMINI_IMAGE_"
 MEGABYTE = 1024 * 1024
+_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 DEFAULT_API_BASE = "https://generativelanguage.googleapis.com"
 
 
@@ -39,10 +51,17 @@ def _labelled(value: object) -> object:
         if not label.strip() or not secret.strip():
             raise ValueError("expected label:key,label:key")
         pairs.append(Labelled(label.strip(), SecretStr(secret.strip())))
-    labels = [label for label, _ in pairs]
-    if len(set(labels)) < len(labels):
-        raise ValueError("every label must be different")
     return tuple(pairs)
+
+
+def _distinct(pairs: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
+    if len({label for label, _ in pairs}) < len(pairs):
+        raise ValueError("every label must be different")
+    return pairs
+
+
+def _stripped(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _words(value: object) -> object:
@@ -54,8 +73,6 @@ def _secrets(value: object) -> object:
 
 
 def _threshold(value: object) -> object:
-    if value is None:
-        return None
     try:
         return parse_threshold(value, param="safety threshold")
     except InvalidParameterError as error:
@@ -73,6 +90,12 @@ def _thresholds(value: object) -> object:
         raise ValueError(error.message) from None
 
 
+def _base_url(value: str) -> str:
+    if not _BASE_URL.fullmatch(value):
+        raise ValueError("expected http(s)://host, without user name, query or fragment")
+    return value
+
+
 def _tier(value: object) -> object:
     return value.strip().upper() if isinstance(value, str) else value
 
@@ -85,11 +108,15 @@ def _backend(value: object) -> object:
     return {"none": "noop"}.get(str(_lower(value)), _lower(value))
 
 
-LabelledSecrets = Annotated[tuple[Labelled, ...], NoDecode, BeforeValidator(_labelled)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+# Keys often come from files, with a newline at the end that no header can hold.
+Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
+LabelledSecrets = Annotated[tuple[Labelled, ...], BeforeValidator(_labelled), AfterValidator(_distinct)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 ThresholdSetting = Annotated[Threshold, BeforeValidator(_threshold)]
-Thresholds = Annotated[dict[str, Threshold], NoDecode, BeforeValidator(_thresholds)]
+Thresholds = Annotated[dict[str, Threshold], BeforeValidator(_thresholds)]
+BaseUrl = Annotated[str, BeforeValidator(_stripped), AfterValidator(_base_url)]
 TierSetting = Annotated[Literal["512", "1K", "2K", "4K"], BeforeValidator(_tier)]
 CacheBackend = Annotated[Literal["memory", "filesystem", "redis", "s3", "noop"], BeforeValidator(_backend)]
 
@@ -108,6 +135,25 @@ class Variable(NamedTuple):
     description: str
 
 
+class _Environment(PydanticBaseSettingsSource):
+    """Read the variables by their exact names; pydantic's own source would take bare field names as well."""
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            text, key, _ = self.get_field_value(field, name)
+            # Keywords win; older pydantic-settings do not see that a field and its variable are one.
+            if text and self.current_state.keys().isdisjoint((name, *variable_names(name))):
+                values[key] = text
+        return values
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        del field
+        names = variable_names(field_name)
+        # Empty counts as unset.
+        return next(filter(None, map(os.environ.get, names)), None), names[0], False
+
+
 class Settings(BaseSettings):
     """The configuration of an installation; every field is also a keyword argument.
 
@@ -115,30 +161,30 @@ class Settings(BaseSettings):
         pydantic.ValidationError: A value is invalid; use `load_settings` for a message fit for operators.
     """
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        case_sensitive=True, populate_by_name=True, env_ignore_empty=True, extra="forbid", frozen=True
-    )
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(populate_by_name=True, extra="forbid", frozen=True)
+    _keywords: frozenset[str] = PrivateAttr(default=frozenset())
 
-    api_key: SecretStr | None = _var("GEMINI_API_KEY", default=None, doc="The Gemini API key.")
+    api_key: Secret | None = _var("GEMINI_API_KEY", default=None, doc="The Gemini API key.")
     api_keys: LabelledSecrets = _var(
         "GEMINI_API_KEYS", default=(), doc="Several Gemini API keys: `label:key,label:key`."
     )
     accounts_file: Path | None = _var(
         "GEMINI_IMAGE_ACCOUNTS_FILE", default=None, doc="TOML file of accounts with weights and Vertex projects."
     )
-    api_base: str = _var(
+    api_base: BaseUrl = _var(
         "GEMINI_IMAGE_API_BASE",
         "GEMINI_API_BASE",
         "GOOGLE_GEMINI_BASE_URL",
         default=DEFAULT_API_BASE,
         doc="Host of the Gemini API, with or without the version.",
-        pattern=r"^https?://[^/\s]+",
     )
-    api_version: str = _var("GEMINI_IMAGE_API_VERSION", default="v1beta", doc="Version of the Gemini API.")
+    api_version: str = _var(
+        "GEMINI_IMAGE_API_VERSION", default="v1beta", doc="Version of the Gemini API.", pattern=r"^v[0-9]+[a-z0-9]*$"
+    )
     client_keys: LabelledSecrets = _var(
         "GEMINI_IMAGE_CLIENT_KEYS", default=(), doc="Who may call: `label:key,…`; the label is the tenant."
     )
-    admin_key: SecretStr | None = _var(
+    admin_key: Secret | None = _var(
         "GEMINI_IMAGE_ADMIN_KEY", default=None, doc="Key of the administrators' routes; unset, they do not exist."
     )
     metrics_public: bool = _var(
@@ -174,24 +220,20 @@ class Settings(BaseSettings):
         default="filesystem",
         doc="`memory`, `filesystem`, `redis`, `s3` or `noop` (`none`).",
     )
-    cache_ttl_hours: float = _var(
-        "GEMINI_IMAGE_CACHE_TTL_HOURS", default=24.0, doc="Hours an entry is kept.", gt=0, allow_inf_nan=False
-    )
-    cache_ttl_seconds: float | None = _var(
+    cache_ttl_hours: Number = _var("GEMINI_IMAGE_CACHE_TTL_HOURS", default=24.0, doc="Hours an entry is kept.", gt=0)
+    cache_ttl_seconds: Number | None = _var(
         "GEMINI_IMAGE_CACHE_TTL_SECONDS",
         "CACHE_TTL_SECONDS",
         default=None,
         doc="Seconds an entry is kept; beats the hours.",
         gt=0,
-        allow_inf_nan=False,
     )
-    cache_max_size_mb: float = _var(
+    cache_max_size_mb: Number = _var(
         "GEMINI_IMAGE_CACHE_MAX_SIZE_MB",
         "CACHE_MAX_SIZE_MB",
         default=1000.0,
         doc="Byte budget of the cache in MB.",
         gt=0,
-        allow_inf_nan=False,
     )
     cache_dir: Path | None = _var(
         "GEMINI_IMAGE_CACHE_DIR", "CACHE_DIR", default=None, doc="Directory; the platform's cache directory by default."
@@ -199,7 +241,7 @@ class Settings(BaseSettings):
     cache_scope: Annotated[Literal["global", "tenant"], BeforeValidator(_lower)] = _var(
         "GEMINI_IMAGE_CACHE_SCOPE", default="global", doc="`global` shares entries, `tenant` keeps tenants apart."
     )
-    cache_memory_mb: float = _var(
+    cache_memory_mb: Number = _var(
         "GEMINI_IMAGE_CACHE_MEMORY_MB", default=0.0, doc="Memory tier in front of the backend in MB; 0 is none.", ge=0
     )
     cache_url: SecretStr | None = _var(
@@ -212,25 +254,25 @@ class Settings(BaseSettings):
     url_secrets: Secrets = _var(
         "GEMINI_IMAGE_URL_SECRETS", default=(), doc="Secrets that sign links, newest first, comma-separated."
     )
-    url_ttl_seconds: float = _var(
+    url_ttl_seconds: Number = _var(
         "GEMINI_IMAGE_URL_TTL_SECONDS", default=3600.0, doc="Seconds a signed link is valid.", gt=0
     )
-    public_url: str | None = _var("GEMINI_IMAGE_PUBLIC_URL", default=None, doc="Base of signed links.")
+    public_url: BaseUrl | None = _var("GEMINI_IMAGE_PUBLIC_URL", default=None, doc="Base of signed links.")
     token_secrets: Secrets = _var(
         "GEMINI_IMAGE_TOKEN_SECRETS", default=(), doc="Secrets that seal edit tokens, newest first."
     )
-    idempotency_ttl_seconds: float = _var(
+    idempotency_ttl_seconds: Number = _var(
         "GEMINI_IMAGE_IDEMPOTENCY_TTL_SECONDS", default=600.0, doc="Seconds an Idempotency-Key is remembered.", gt=0
     )
     prices_file: Path | None = _var("GEMINI_IMAGE_PRICES_FILE", default=None, doc="TOML file of own prices.")
     spool_dir: Path | None = _var("GEMINI_IMAGE_SPOOL_DIR", default=None, doc="Directory for bodies past the budget.")
-    spool_after_mb: float = _var(
+    spool_after_mb: Number = _var(
         "GEMINI_IMAGE_SPOOL_AFTER_MB", default=256.0, doc="Memory for bodies in flight before they spool, MB.", gt=0
     )
-    timeout_seconds: float = _var(
-        "GEMINI_IMAGE_TIMEOUT_SECONDS", default=300.0, doc="Overall deadline of a request.", gt=0, allow_inf_nan=False
+    timeout_seconds: Number = _var(
+        "GEMINI_IMAGE_TIMEOUT_SECONDS", default=300.0, doc="Overall deadline of a request.", gt=0
     )
-    connect_timeout_seconds: float = _var(
+    connect_timeout_seconds: Number = _var(
         "GEMINI_IMAGE_CONNECT_TIMEOUT_SECONDS", default=10.0, doc="Time to connect upstream.", gt=0
     )
     max_attempts: int = _var(
@@ -240,13 +282,13 @@ class Settings(BaseSettings):
         "GEMINI_IMAGE_MAX_CONCURRENCY", default=64, doc="Upstream calls at a time per process.", ge=1
     )
     queue_size: int = _var("GEMINI_IMAGE_QUEUE_SIZE", default=256, doc="Calls that may wait for a place.", ge=0)
-    grace_seconds: float = _var(
+    grace_seconds: Number = _var(
         "GEMINI_IMAGE_GRACE_SECONDS", default=120.0, doc="Time for running work after SIGTERM.", ge=0
     )
-    max_request_mb: float = _var(
+    max_request_mb: Number = _var(
         "GEMINI_IMAGE_MAX_REQUEST_MB", default=20.0, doc="Limit of a client's body and of the upstream JSON, MB.", gt=0
     )
-    max_response_mb: float = _var(
+    max_response_mb: Number = _var(
         "GEMINI_IMAGE_MAX_RESPONSE_MB", default=96.0, doc="Limit of one upstream answer, MB.", gt=0
     )
     max_input_pixels: int = _var(
@@ -263,10 +305,26 @@ class Settings(BaseSettings):
         BeforeValidator(lambda value: str(value).strip().upper()),
     ] = _var("GEMINI_IMAGE_LOG_LEVEL", default="INFO", doc="Level of the `sfumato` loggers in our own processes.")
 
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self._keywords = frozenset(values)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take keywords first, then the environment, and nothing else."""
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, _Environment(settings_cls)
+
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
-        labels = [account.label for account in self.accounts]
-        if len(set(labels)) < len(labels):
+        if self.api_key and any(account.label == "default" for account in self.api_keys):
             raise ValueError("GEMINI_API_KEYS uses the label 'default', which GEMINI_API_KEY has")
         return self
 
@@ -298,8 +356,8 @@ class Settings(BaseSettings):
         environ = os.environ if environ is None else environ
         for name, field in type(self).model_fields.items():
             names = variable_names(name)
-            found = next((alias for alias in names if environ.get(alias)), None)
-            source = found or ("keyword" if name in self.model_fields_set else "default")
+            found = next((alias for alias in names if environ.get(alias)), "default")
+            source = found if self._keywords.isdisjoint((name, *names)) else "keyword"
             yield Variable(name, names, _shown(getattr(self, name)), source, field.description or "")
 
 
@@ -313,8 +371,6 @@ def load_settings(**values: Any) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(f"Invalid configuration. {_explained(error)}") from None
-    except ImageError as error:
-        raise ConfigurationError(f"Invalid configuration. {error.message}") from None
 
 
 def variable_names(field: str) -> tuple[str, ...]:

@@ -357,3 +357,51 @@ async def test_every_request_ends_in_one_log_line(http: httpx.AsyncClient, caplo
     assert [line["tenant"] for line in lines] == ["alice", "alice", None]
     assert {line["trace_id"] for line in lines} == {trace, None}
     assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+async def test_pictures_in_a_form_may_be_text(http: httpx.AsyncClient, emulator: Emulator, prefix: str) -> None:
+    """Base64 and data URIs also come as plain form fields."""
+    text = prefix + base64.b64encode(samples.encoded(samples.noise(24, 12))).decode()
+    answer = await http.post(EDITS, files=[("prompt", (None, f"text {prefix}")), ("image", (None, text))])
+    assert answer.status_code == 200, answer.text
+    (call,) = emulator.calls()
+    assert call["body"]["contents"][0]["parts"][1]["inlineData"]["data"]["width"] == 24
+
+
+@pytest.mark.parametrize("text", ["", "https://example.com/a.png", "data:image/png,raw", "%%%"])
+async def test_text_that_is_no_picture_is_refused(http: httpx.AsyncClient, text: str) -> None:
+    answer = await http.post(EDITS, files=[("prompt", (None, "x")), ("image", (None, text))])
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == "image"
+
+
+async def test_files_on_the_generations_route_are_unknown(http: httpx.AsyncClient, emulator: Emulator) -> None:
+    """Nobody pays for a picture that ignores the ones that were sent."""
+    for name in ("image", "mask", "style_reference"):
+        answer = await http.post(GENERATIONS, files=[("prompt", (None, "x")), (name, ("a.png", b"png"))])
+        assert answer.status_code == 400
+        assert (error_of(answer)["param"], error_of(answer)["code"]) == (name, "unknown_parameter")
+    assert emulator.calls() == []
+
+
+async def test_a_defect_before_the_engine_is_answered_too(emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever fails, the client gets our shape and the log the traceback."""
+    app = create_app(settings(emulator))
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        raise ZeroDivisionError("secret detail")
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    headers = [(b"authorization", b"Bearer client-key")]
+    scope = {"type": "http", "method": "POST", "path": GENERATIONS, "headers": headers, "query_string": b""}
+    async with calling(app):
+        await app(scope, receive, send)
+    assert messages[0]["status"] == 500
+    body = json.loads(messages[1]["body"])
+    assert body["error"]["image_error"]["code"] == "IMG_INTERNAL"
+    assert "secret" not in json.dumps(body)
+    assert "ZeroDivisionError" in caplog.text

@@ -141,7 +141,7 @@ REFUSED = {
     "malformed": (b'{"contents": [}', "Invalid JSON payload received."),
     "cut short": (b'{"contents": [', "Invalid JSON payload received. Unexpected end of string."),
     "not utf-8": (b'{"a": "\xff"}', "Encountered non UTF-8 code points."),
-    "too deep": (b"[" * 5000, "Message too deep."),
+    "too deep": (b"[" * 200_000, "Message too deep."),
     "string": (user({"text": 5}), "Invalid value at 'contents[0].parts[1].text' (TYPE_STRING), 5"),
     "int32": (with_config(seed="abc"), "Invalid value at 'generation_config.seed' (TYPE_INT32), \"abc\""),
     "int32 range": (with_config(seed=2**31), "Invalid value at 'generation_config.seed' (TYPE_INT32), 2147483648"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ from tests.conftest import Emulator
 from tests.support import genai, samples
 from tests.support.proxy import Proxy
 
-pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::DeprecationWarning:litellm")]
+pytestmark = pytest.mark.anyio
 PICTURE = samples.encoded(samples.noise(96, 54), "JPEG", quality=90)
 SECOND = samples.encoded(samples.noise(30, 40, seed=2), "WEBP", lossless=True)
 MASK = samples.mask(96, 54, (10, 10, 60, 40))
@@ -49,6 +49,7 @@ class Case:
     images: tuple[bytes, ...] = ()
     mask: bytes | None = None
     error: str | None = None
+    stable: bool = True
 
 
 @dataclass
@@ -69,7 +70,7 @@ CASES = [
     Case("variant", {"prompt": "A cat", "seed": 2}, model="gemini-3-pro-image-2k-16x9"),
     Case("sibling", {"prompt": "A cat", "seed": 3}, model="gemini-2.5-flash-image-21x9"),
     Case("n, size, quality and style", {"prompt": "A cat", "n": 3, "size": "1792x1024", "style": "natural", "seed": 4}),
-    Case("hd", {"prompt": "A cat", "quality": "hd", "style": "oil on canvas", "seed": 5}, model="gemini-3-pro-image-2k"),
+    Case("hd", {"prompt": "A cat", "quality": "hd", "style": "oil paint", "seed": 5}, model="gemini-3-pro-image-2k"),
     Case("Gemini's own words", {"prompt": "A cat", "aspect_ratio": "4:5", "image_size": "2K", "seed": 6}),
     Case("imageConfig", {"prompt": "A cat", "imageConfig": {"aspectRatio": "5:4", "imageSize": "1K"}, "seed": 7}),
     Case("url", {"prompt": "A cat", "response_format": "url", "seed": 8}),
@@ -85,7 +86,8 @@ CASES = [
     Case("edit of two, n = 2", {"prompt": "Merge", "n": 2, "size": "1024x1024", "seed": 15}, images=(PICTURE, SECOND)),
     Case("edit with a mask", {"prompt": "A door here", "seed": 16}, images=(PICTURE,), mask=MASK),
     Case("mask as webp", {"prompt": "A door", "output_format": "webp", "seed": 17}, images=(PICTURE,), mask=MASK),
-    Case("partial", {"prompt": "x [[emulator:IMAGE_SAFETY;every=2]]", "n": 2, "seed": 18}),
+    # Which of the two calls arrives second, and so fails, is not ours to say.
+    Case("partial", {"prompt": "x [[emulator:IMAGE_SAFETY;every=2]]", "n": 2, "seed": 18}, stable=False),
     Case("blank prompt", {"prompt": "  "}, error="IMG_MISSING_PROMPT"),
     Case("bad n", {"prompt": "x", "n": 11}, error="IMG_INVALID_PARAMETER"),
     Case("bad size", {"prompt": "x", "size": "large"}, error="IMG_INVALID_PARAMETER"),
@@ -221,23 +223,20 @@ async def test_our_own_doors_agree_in_everything(case: Case, ask_all: Callable[[
     for name, outcome in outcomes.items():
         assert outcome.upstream == expected.upstream, name
         assert outcome.status == expected.status, name
-        assert unstable(outcome.body) == unstable(expected.body), name
-
-
-@pytest.fixture(scope="module")
-def proxy(litellm_proxy: Proxy) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=litellm_proxy.url, headers=litellm_proxy.headers, timeout=60) as client:
-        yield client
+        if case.stable:
+            assert unstable(outcome.body) == unstable(expected.body), name
+        else:
+            assert len(outcome.pictures) == len(expected.pictures), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_litellm_agrees(
-    case: Case, ask_all: Callable[[Case], Any], litellm_proxy: Proxy, emulator: Emulator
-) -> None:
+async def test_litellm_agrees(case: Case, ask_all: Callable[[Case], Any], proxy: Proxy, emulator: Emulator) -> None:
     """The same upstream bytes and the same pictures; errors by the table of classes."""
     expected: Outcome = (await ask_all(case))["library"]
-    headers = {**litellm_proxy.headers, "cache-control": "no-cache, no-store"}
-    async with httpx.AsyncClient(base_url=litellm_proxy.url, headers=headers, timeout=60) as client:
+    # The router would repeat what may pass; here the first answer counts.
+    steering = {"cache-control": "no-cache, no-store", "x-litellm-num-retries": "0"}
+    headers = {"authorization": "Bearer sk-alone", **steering}
+    async with httpx.AsyncClient(base_url=proxy.url, headers=headers, timeout=60) as client:
         outcome = await recorded(emulator, through_http(client), case)
     assert outcome.upstream == expected.upstream
     if case.error:
@@ -249,7 +248,9 @@ async def test_litellm_agrees(
         assert "site-packages" not in json.dumps(outcome.body)
         return
     assert outcome.status == 200, outcome.body
-    assert outcome.pictures == expected.pictures
+    assert len(outcome.pictures) == len(expected.pictures)
+    if case.stable:
+        assert outcome.pictures == expected.pictures
     for name in ("size", "output_format", "quality", "background"):
         assert outcome.body.get(name) == expected.body.get(name)
     assert [item.get("revised_prompt") for item in outcome.body["data"]] == [

@@ -181,7 +181,7 @@ def _check_numbers(wish: ImageWish) -> None:
 
 def _check_images(wish: ImageWish, inputs: InputImages) -> None:
     family = wish.variant.family
-    if wish.operation is Operation.EDIT and not inputs.images:
+    if (wish.operation is Operation.EDIT or inputs.mask) and not inputs.images:
         msg = "'image' is required: send at least one picture to edit."
         raise InvalidImageError(msg, param="image", openai_code="missing_required_parameter")
     # The picture of the mask goes upstream as one more image.

@@ -29,6 +29,7 @@ QUALITY_TIERS: dict[str, str | None] = {
     "1k": "1K",
     "auto": None,
 }
+_TIERS = ("512", "1K", "2K", "4K")
 # Nobody who asks for 3840x2160 means to lose a tier over 2 % of the pixels.
 _ENOUGH_PIXELS = 0.95
 _PIXELS = re.compile(r"^(\d{1,5})[xX](\d{1,5})$")
@@ -173,8 +174,9 @@ def resolve_tier(
 
 
 def _nearest_tier(tier: str, family: ModelFamily) -> str:
-    """Return *tier*, or the model's largest where the model stops below it."""
-    return tier if tier in family.tier_names else family.tier_names[-1]
+    """Return the model's smallest tier that is not below *tier*, or its largest where it stops below."""
+    enough = _TIERS[_TIERS.index(tier) :]
+    return next((name for name in family.tier_names if name in enough), family.tier_names[-1])
 
 
 def _contradiction(param: str, value: str, variant: Variant) -> InvalidParameterError:

@@ -99,8 +99,7 @@ def _suffixes(family: ModelFamily, rest: str) -> Iterator[tuple[str, str]]:
         tiers["hd"] = _HD_TIER
     words = rest.split("-")
     if words.pop(0):
-        yield "unknown", rest
-        return
+        words = [rest]
     while words:
         pair = ":".join(words[:2])
         single = re.sub(r"^(\d+)[x:](\d+)$", r"\1:\2", words[0])

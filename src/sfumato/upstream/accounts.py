@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from sfumato.errors import ConfigurationError
 
-_VERSION_SUFFIX = re.compile(r"/(v\d+[a-z0-9]*)/?$")
+_KEY = re.compile(r"[!-~]+")
+_VERSION_SUFFIX = re.compile(r"(?<!/)/(v\d+[a-z0-9]*)/?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,21 @@ class Account:
     Attributes:
         base: Scheme, host and path prefix, without the version.
         version: Version of the API, such as ``v1beta``.
+
+    Raises:
+        ConfigurationError: The key cannot stand in a header.
     """
 
     label: str
     api_key: str
     base: str
     version: str
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.api_key):
+            raise ConfigurationError(
+                f"The Gemini API key of account '{self.label}' is empty or has characters that no key has."
+            )
 
     def __repr__(self) -> str:
         return f"Account(label={self.label!r}, base={self.base!r}, version={self.version!r})"

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from sfumato.errors import DeadlineError, ImageError, NetworkError, UpstreamFailureError
+from sfumato.errors import DeadlineError, NetworkError, UpstreamFailureError
 from sfumato.upstream.accounts import Account
 from sfumato.wire.gemini_errors import parse_error
 from sfumato.wire.payload import Pieces, chunks, size_of
 
 _ERROR_BODY_BYTES = 256 * 1024
+# httpx-aiohttp 0.2.0 lets some of aiohttp's own errors through (a malformed status line, a closed transport).
+_CONNECTION_FAULTS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, aiohttp.ClientError, OSError)
 
 
 def create_http_client(*, connect_timeout_seconds: float) -> httpx.AsyncClient:
@@ -80,11 +83,15 @@ async def _stream(body: Pieces) -> AsyncIterator[bytes]:
 def _faults() -> Iterator[None]:
     try:
         yield
-    except ImageError:
-        raise
-    except httpx.TimeoutException as error:
-        if isinstance(error, httpx.ConnectTimeout):
-            raise NetworkError("Gemini could not be reached in time.", reason="connect_timeout") from None
-        raise DeadlineError("Gemini stopped answering.", reason=type(error).__name__) from None
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-        raise NetworkError("The connection to Gemini failed or broke.", reason=type(error).__name__) from None
+    except _CONNECTION_FAULTS as error:
+        stalled = isinstance(error, httpx.TimeoutException | TimeoutError)
+        # httpx-aiohttp 0.2.0 calls every lost connection a ConnectTimeout, so that name tells of no stall.
+        if stalled and not isinstance(error, httpx.ConnectTimeout):
+            raise DeadlineError("Gemini stopped answering. Send the request again.", reason=_name(error)) from None
+        raise NetworkError(
+            "The connection to Gemini failed or broke. Send the request again.", reason=_name(error)
+        ) from None
+
+
+def _name(error: Exception) -> str:
+    return type(error.__cause__ or error).__name__

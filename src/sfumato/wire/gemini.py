@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from sfumato.errors import ImageError, NoImageError, SafetyBlockedError, UpstreamFailureError
+from sfumato.errors import NoImageError, SafetyBlockedError, UpstreamFailureError
 from sfumato.images.prompts import MASK_INSTRUCTION
 from sfumato.images.request import ImageRequest, Usage
+from sfumato.wire.gemini_errors import machine_word
 from sfumato.wire.payload import Piece, Pieces
 
 BLOCKED_REASONS = frozenset(
@@ -56,8 +57,8 @@ class _Wire(msgspec.Struct, rename="camel"):
 
 
 class _Blob(_Wire):
-    mime_type: str = ""
-    data: msgspec.Raw = msgspec.Raw(b'""')
+    mime_type: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Part(_Wire):
@@ -73,25 +74,24 @@ class _Content(_Wire):
 class _Candidate(_Wire):
     content: _Content | None = None
     finish_reason: str | None = None
-    safety_ratings: list[dict[str, Any]] | None = None
+    safety_ratings: Any = None
 
 
 class _Feedback(_Wire):
     block_reason: str | None = None
-    safety_ratings: list[dict[str, Any]] | None = None
+    safety_ratings: Any = None
 
 
 class _Modality(_Wire):
-    modality: str = ""
-    token_count: int = 0
+    modality: str | None = None
+    token_count: int | None = None
 
 
 class _UsageMetadata(_Wire):
-    prompt_token_count: int = 0
-    tool_use_prompt_token_count: int = 0
-    candidates_token_count: int = 0
-    thoughts_token_count: int = 0
-    total_token_count: int = 0
+    prompt_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    total_token_count: int | None = None
     prompt_tokens_details: list[_Modality] | None = None
     candidates_tokens_details: list[_Modality] | None = None
 
@@ -99,11 +99,14 @@ class _UsageMetadata(_Wire):
 class _Response(_Wire):
     candidates: list[_Candidate] | None = None
     prompt_feedback: _Feedback | None = None
-    usage_metadata: _UsageMetadata | None = None
-    response_id: str = ""
+    # Read on its own: counts of an unknown shape must not lose a picture that is paid for.
+    usage_metadata: msgspec.Raw = msgspec.Raw(b"null")
+    response_id: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Response)
+# Not strict: protobuf's JSON writes 64-bit counts as strings.
+_usage_decoder = msgspec.json.Decoder(_UsageMetadata | None, strict=False)
 
 
 def build_request(request: ImageRequest, *, slot: int, encoded_images: Pieces, encoded_mask: Piece | None) -> Pieces:
@@ -143,24 +146,26 @@ def parse_response(body: bytes | bytearray) -> Answer:
     """
     try:
         response = _decoder.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise UpstreamFailureError("Gemini answered with something that is not a response.") from None
     if not response.candidates:
-        raise _no_candidates(response.prompt_feedback)
+        raise _refusal(response.prompt_feedback) or NoImageError(
+            "Gemini answered without a picture and without a reason.", reason="EMPTY"
+        )
     candidate = response.candidates[0]
-    reason = candidate.finish_reason or "STOP"
+    reason = machine_word(candidate.finish_reason or "STOP") or "UNKNOWN"
     if reason in BLOCKED_REASONS:
         raise _blocked(reason, candidate.safety_ratings)
     parts = (candidate.content.parts if candidate.content else None) or []
     picked = _pick(parts)
     if picked is None:
-        raise _no_image(reason, parts)
+        raise _refusal(response.prompt_feedback) or _no_image(reason, parts)
     return Answer(
         encoded=picked[1],
         declared_type=picked[0],
         usage=_usage(response.usage_metadata),
         finish_reason=reason,
-        response_id=response.response_id,
+        response_id=response.response_id or "",
     )
 
 
@@ -188,16 +193,21 @@ def _pick(parts: list[_Part]) -> tuple[str, Pieces] | None:
     Complex prompts give 2-10 pictures without the flag, drafts first (measured over 66 calls); when only thoughts
     hold pictures, the documentation says the last of them equals the final one.
     """
-    blobs = [(bool(part.thought), part.inline_data) for part in parts if part.inline_data is not None]
+    blobs = [(bool(part.thought), part.inline_data) for part in parts if part.inline_data and _filled(part.inline_data)]
     finals = [blob for thought, blob in blobs if not thought] or [blob for _, blob in blobs]
     if finals:
-        return finals[-1].mime_type, (_base64_of(finals[-1].data),)
+        return finals[-1].mime_type or "", (_base64_of(finals[-1].data),)
     for part in reversed(parts):
         # Rarely the text holds the picture as a data URI.
         match = _DATA_URI.search(part.text.encode()) if part.text and not part.thought else None
         if match:
             return "", (match[1],)
     return None
+
+
+def _filled(blob: _Blob) -> bool:
+    view = memoryview(blob.data)
+    return view[:1].tobytes() == b'"' and len(view) > 2
 
 
 def _base64_of(raw: msgspec.Raw) -> Piece:
@@ -208,51 +218,58 @@ def _base64_of(raw: msgspec.Raw) -> Piece:
     return view[1:-1]
 
 
-def _usage(counts: _UsageMetadata | None) -> Usage:
+def _usage(raw: msgspec.Raw) -> Usage:
+    try:
+        counts = _usage_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        return Usage()
     if counts is None:
         return Usage()
-    inputs = counts.prompt_token_count + counts.tool_use_prompt_token_count
-    output = max(0, counts.total_token_count - inputs)
-    input_image = _tokens(counts.prompt_tokens_details, "IMAGE")
+    inputs = (counts.prompt_token_count or 0) + (counts.tool_use_prompt_token_count or 0)
+    total = counts.total_token_count or 0
+    output = max(0, total - inputs)
+    input_image = min(inputs, _tokens(counts.prompt_tokens_details, "IMAGE"))
     output_image = min(output, _tokens(counts.candidates_tokens_details, "IMAGE"))
     return Usage(
         input_tokens=inputs,
         input_image_tokens=input_image,
-        input_text_tokens=max(0, inputs - input_image),
+        input_text_tokens=inputs - input_image,
         output_tokens=output,
         output_image_tokens=output_image,
         output_text_tokens=output - output_image,
-        thinking_tokens=counts.thoughts_token_count,
-        total_tokens=counts.total_token_count,
+        thinking_tokens=counts.thoughts_token_count or 0,
+        total_tokens=total,
     )
 
 
 def _tokens(details: list[_Modality] | None, modality: str) -> int:
-    return sum(row.token_count for row in details or () if row.modality == modality)
+    return sum(row.token_count or 0 for row in details or () if row.modality == modality)
 
 
-def _no_candidates(feedback: _Feedback | None) -> ImageError:
-    if feedback is not None and feedback.block_reason:
-        return _blocked(feedback.block_reason, feedback.safety_ratings)
-    return NoImageError("Gemini answered without a picture and without a reason.", reason="EMPTY")
+def _refusal(feedback: _Feedback | None) -> SafetyBlockedError | None:
+    if feedback is None or not feedback.block_reason:
+        return None
+    return _blocked(machine_word(feedback.block_reason) or "UNKNOWN", feedback.safety_ratings)
 
 
-def _blocked(reason: str, ratings: list[dict[str, Any]] | None) -> SafetyBlockedError:
+def _blocked(reason: str, ratings: Any) -> SafetyBlockedError:
     return SafetyBlockedError(
         f"Gemini refused to make this picture ({reason}). Rephrase the prompt or change the input images.",
         reason=reason,
-        ratings=tuple(_rating(rating) for rating in ratings or ()),
+        ratings=tuple(_rating(row) for row in ratings if isinstance(row, dict)) if isinstance(ratings, list) else (),
     )
 
 
 def _rating(rating: dict[str, Any]) -> dict[str, Any]:
-    known = ("category", "probability", "severity", "blocked")
-    return {name: rating[name] for name in known if isinstance(rating.get(name), str | bool)}
+    words = {name: machine_word(rating.get(name)) for name in ("category", "probability", "severity")}
+    known: dict[str, Any] = {name: word for name, word in words.items() if word}
+    blocked = rating.get("blocked")
+    return {**known, "blocked": blocked} if isinstance(blocked, bool) else known
 
 
 def _no_image(reason: str, parts: list[_Part]) -> NoImageError:
     if reason == "STOP":
-        reason = "TEXT_ONLY" if any(part.text for part in parts) else "EMPTY"
+        reason = "TEXT_ONLY" if any(part.text and not part.thought for part in parts) else "EMPTY"
     what = {
         "TEXT_ONLY": "Gemini answered with text instead of a picture. Ask for a picture explicitly.",
         "MAX_TOKENS": "Gemini ran out of output tokens before the picture. Shorten the prompt.",

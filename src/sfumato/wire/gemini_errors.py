@@ -1,7 +1,8 @@
 """The one reader of upstream statuses: a non-200 answer of the Gemini API to an error of ours.
 
 Shapes and texts: recorded answers and the SDK's parser, collected 2026-11-21. ``details`` may hold the API key itself
-(timesketch PR #3703), so nothing of it is passed on but reasons and delays.
+(timesketch PR #3703) and messages may repeat what was sent, so texts are recognized, never passed on: what goes on is
+delays and words in capitals.
 """
 
 from __future__ import annotations
@@ -27,26 +28,43 @@ from sfumato.errors import (
     UpstreamFailureError,
 )
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)s$")
-_MESSAGE_DELAY = re.compile(r"Please retry in (?:(\d+)h)?(?:(\d+)m)?([\d.]+)(ms|s)")
+_WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,12})?)s")
+_MESSAGE_DELAY = re.compile(
+    r"Please retry in (?:([0-9]{1,5})h)?(?:([0-9]{1,5})m)?([0-9]{1,9}(?:\.[0-9]{1,12})?)(ms|s)\b"
+)
 _BILLING = re.compile(r"prepayment credits are depleted|monthly spending cap", re.IGNORECASE)
+_PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
 _NO_FREE_TIER = re.compile(r"free_tier\w*, limit: 0\b")
 _BAD_IMAGE = re.compile(
     r"image is not valid|process input image|Unsupported MIME type|Base64 decoding failed", re.IGNORECASE
 )
 _TOO_LARGE = re.compile(r"payload size exceeds", re.IGNORECASE)
-_KEY = re.compile(r"API[ _]key", re.IGNORECASE)
-_QUOTED = re.compile(r"\"[^\"]*\"?|'[^']*'?|\S{40,}")
-_MAX_MESSAGE_CHARS = 200
+_KEY = re.compile(r"API key (?:not valid|not found|expired)|(?:leaked|invalid) API key", re.IGNORECASE)
+_EXPLAINED = (
+    (re.compile(r"Unknown name"), "it has a field that this model or API version does not know"),
+    (re.compile(r"multiple candidates", re.IGNORECASE), "it asks for several candidates in one call"),
+    (re.compile(r"media resolution", re.IGNORECASE), "it sets a media resolution"),
+    (re.compile(r"image_?size", re.IGNORECASE), "the model does not make this image size"),
+    (re.compile(r"aspect_?ratio", re.IGNORECASE), "the model does not make this aspect ratio"),
+    (re.compile(r"safety_?settings|HARM_CATEGORY_", re.IGNORECASE), "a safety category or threshold is not accepted"),
+    (re.compile(r"thought_?signature", re.IGNORECASE), "a picture of the model's own lacks its thought signature"),
+)
+_UNEXPLAINED = "it tells no reason that could be passed on. Check the images, the size and the model"
 
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    status: str
+    status: str | None
     message: str
     reasons: tuple[str, ...]
     quota_ids: tuple[str, ...]
     delay: float | None
+
+
+def machine_word(value: object) -> str | None:
+    """Return *value* if it is one of Google's words in capitals, which cannot hold a key or a prompt; else None."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
 def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
@@ -76,7 +94,7 @@ def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
         )
     return UpstreamFailureError(
         f"Gemini answered with HTTP {http_status}. Send the request again later.",
-        reason=fault.status or None,
+        reason=fault.status,
         retryable=http_status >= 500,
     )
 
@@ -84,21 +102,21 @@ def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
 def _read(body: bytes | bytearray) -> _Fault:
     try:
         document: Any = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         document = None
     if isinstance(document, list) and document:
         document = document[0]
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
-        return _Fault("", "", (), (), None)
+        return _Fault(None, "", (), (), None)
     details = [row for row in _list(error.get("details")) if isinstance(row, dict)]
     violations = [v for row in details for v in _list(row.get("violations")) if isinstance(v, dict)]
     message = str(error.get("message") or "")
     return _Fault(
-        status=str(error.get("status") or ""),
+        status=machine_word(error.get("status")),
         message=message,
-        reasons=tuple(str(row["reason"]) for row in details if "reason" in row),
-        quota_ids=tuple(str(v.get("quotaId", "")) for v in violations),
+        reasons=tuple(word for row in details if (word := machine_word(row.get("reason")))),
+        quota_ids=tuple(quota for v in violations if isinstance(quota := v.get("quotaId"), str)),
         delay=_delay(details, message),
     )
 
@@ -110,7 +128,7 @@ def _list(value: object) -> list[Any]:
 def _delay(details: list[dict[str, Any]], message: str) -> float | None:
     """Read RetryInfo's protobuf duration (``45.837906927s``), else the message (``Please retry in 1h52m56.4s``)."""
     for row in details:
-        match = _DURATION.match(str(row.get("retryDelay", "")))
+        match = _DURATION.fullmatch(str(row.get("retryDelay", "")))
         if match:
             return float(match[1])
     match = _MESSAGE_DELAY.search(message)
@@ -126,7 +144,7 @@ def _quota(fault: _Fault) -> ImageError:
         return QuotaExhaustedError("Google's billing for this account is exhausted.", reason="billing")
     if _NO_FREE_TIER.search(fault.message):
         return QuotaExhaustedError("This model has no free tier and the account has no billing.", reason="billing")
-    if any("PerDay" in quota for quota in fault.quota_ids):
+    if any(_PER_DAY.search(text) for text in fault.quota_ids or (fault.message,)):
         return QuotaExhaustedError(
             "The day's quota for this model is used up.", reason="per_day", retry_after=fault.delay
         )
@@ -148,13 +166,12 @@ def _bad_request(fault: _Fault) -> ImageError:
         return _too_large()
     if _BAD_IMAGE.search(fault.message):
         return InvalidImageError("Gemini could not read an input image. Send it as PNG, JPEG or WebP.", param="image")
-    # Quoted and long words may repeat the prompt, base64 or a key.
-    told = _QUOTED.sub("…", fault.message.splitlines()[0] if fault.message else "")[:_MAX_MESSAGE_CHARS]
-    return InvalidParameterError(f"Gemini refused the request: {told or 'no reason given.'}", reason=fault.status)
+    told = next((words for pattern, words in _EXPLAINED if pattern.search(fault.message)), _UNEXPLAINED)
+    return InvalidParameterError(f"Gemini refused the request: {told}.", reason=fault.status)
 
 
 def _auth(fault: _Fault) -> UpstreamAuthError:
-    reason = fault.reasons[0] if fault.reasons else fault.status or None
+    reason = fault.reasons[0] if fault.reasons else fault.status
     return UpstreamAuthError("Google refused this installation's credentials. Tell the operator.", reason=reason)
 
 

@@ -15,7 +15,8 @@ _FORWARDED = {
     CacheStatus.BYPASS: "fwd=bypass",
 }
 _DIRECTIVE = re.compile(r"^([a-z-]+)(?:=\"?(\d{1,10})\"?)?$")
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# Ids of zeros and the version ff are invalid; later versions may append fields (W3C Trace Context, 3.2).
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 def result_headers(result: ImageResult, *, request_id: str) -> dict[str, str]:
@@ -91,8 +92,8 @@ def stricter(first: CacheControl, second: CacheControl) -> CacheControl:
 
 def parse_trace_id(traceparent: str | None) -> str | None:
     """Return the trace id of a W3C ``traceparent``, None when it is absent or malformed."""
-    match = _TRACEPARENT.match(traceparent or "")
-    return match[1] if match and match[1] != "0" * 32 else None
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    return match[1] if match else None
 
 
 def _cache_status(result: ImageResult) -> str | None:

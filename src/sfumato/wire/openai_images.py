@@ -25,6 +25,8 @@ from sfumato.wire.payload import Piece, Pieces
 
 # Accepted without effect: the model has no such dial.
 _IGNORED = frozenset({"input_fidelity", "complexity"})
+_MAX_NAME_CHARS = 100
+_GEMINI_WORDS = {"aspect_ratio": ("aspectRatio", "aspect_ratio"), "image_size": ("imageSize", "image_size")}
 
 
 def parse_request(
@@ -54,6 +56,7 @@ def parse_request(
     """
     given = Parameters(fields)
     edit = operation is Operation.EDIT
+    gemini = _gemini_words(given, drop_unknown=drop_unknown)
     wish = ImageWish(
         operation=operation,
         variant=variant,
@@ -62,8 +65,8 @@ def parse_request(
         size=given.text("size"),
         quality=given.text("quality"),
         style=given.text("style"),
-        aspect_ratio=_agreed(given, "aspect_ratio", "aspectRatio", "aspect_ratio"),
-        image_size=_agreed(given, "image_size", "imageSize", "image_size"),
+        aspect_ratio=gemini["aspect_ratio"],
+        image_size=gemini["image_size"],
         seed=given.optional_integer("seed"),
         person_generation=given.text("person_generation"),
         safety=_safety(given),
@@ -74,16 +77,12 @@ def parse_request(
         response_format=cast("ResponseFormat", given.choice("response_format", get_args(ResponseFormat)) or "b64_json"),
         user=given.text("user") or given.text("safety_identifier"),
         tenant=tenant,
-        cache_control=_cache_control(given),
+        cache_control=_cache_control(given, drop_unknown=drop_unknown),
     )
     _check_background(given)
     _check_stream(given)
-    given.skip("model", "user", "safety_identifier", "imageConfig", "image_config", *_IGNORED)
-    unknown = given.rest()
-    if unknown and not drop_unknown:
-        raise InvalidParameterError(
-            f"Unknown parameter: '{unknown[0]}'. Leave it out.", param=unknown[0], openai_code="unknown_parameter"
-        )
+    given.skip("model", "user", "safety_identifier", *_IGNORED)
+    _refuse_rest(given, "Leave it out.", drop_unknown=drop_unknown)
     return wish
 
 
@@ -169,25 +168,29 @@ def render_error(error: ImageError, *, request_id: str) -> dict[str, Any]:
     }
 
 
-def _agreed(given: Parameters, name: str, *spellings: str) -> str | None:
-    """Read one of Gemini's words, which may also stand in ``imageConfig``; both, differing, is an error."""
-    found = given.text(name)
+def _refuse_rest(given: Parameters, advice: str, *, drop_unknown: bool) -> None:
+    unknown = given.rest()
+    if unknown and not drop_unknown:
+        # A name is the client's text: as long as it likes, and not always valid Unicode.
+        name = unknown[0][:_MAX_NAME_CHARS].encode(errors="replace").decode()
+        raise InvalidParameterError(
+            f"Unknown parameter: '{name}'. {advice}", param=name, openai_code="unknown_parameter"
+        )
+
+
+def _gemini_words(given: Parameters, *, drop_unknown: bool) -> dict[str, str | None]:
+    """Read Gemini's own words, which may also stand in ``imageConfig``; both, differing, is an error."""
+    found = {name: given.text(name) for name in _GEMINI_WORDS}
     for container in ("imageConfig", "image_config"):
-        config = given.mapping(container)
-        unknown = [key for key in config if key not in ("aspectRatio", "aspect_ratio", "imageSize", "image_size")]
-        if unknown:
-            param = f"{container}.{unknown[0]}"
-            raise InvalidParameterError(
-                f"Unknown parameter: '{param}'. Leave it out.", param=param, openai_code="unknown_parameter"
-            )
-        for spelling in spellings:
-            value = config.get(spelling)
-            if value is None:
-                continue
-            if not isinstance(value, str) or (found is not None and value.lower() != found.lower()):
-                message = f"'{container}.{spelling}' must be text and agree with '{name}': send one of the two."
-                raise InvalidParameterError(message, param=f"{container}.{spelling}")
-            found = value
+        config = Parameters(given.mapping(container), prefix=f"{container}.")
+        for name, spellings in _GEMINI_WORDS.items():
+            for spelling in spellings:
+                value, known = config.text(spelling), found[name]
+                if value is not None and known is not None and value.lower() != known.lower():
+                    param = f"{container}.{spelling}"
+                    raise InvalidParameterError(f"'{param}' and '{name}' differ: send one of the two.", param=param)
+                found[name] = known if value is None else value
+        _refuse_rest(config, "Leave it out.", drop_unknown=drop_unknown)
     return found
 
 
@@ -224,7 +227,7 @@ def _categories(given: Parameters) -> dict[str, Threshold]:
     return wishes
 
 
-def _cache_control(given: Parameters) -> CacheControl:
+def _cache_control(given: Parameters, *, drop_unknown: bool) -> CacheControl:
     """Read LiteLLM's per-request convention: no-cache, no-store, ttl, s-maxage."""
     wishes = Parameters(given.mapping("cache"), prefix="cache.")
     control = CacheControl(
@@ -233,13 +236,7 @@ def _cache_control(given: Parameters) -> CacheControl:
         ttl_seconds=wishes.seconds("ttl"),
         max_age_seconds=wishes.seconds("s-maxage"),
     )
-    unknown = wishes.rest()
-    if unknown:
-        raise InvalidParameterError(
-            f"Unknown parameter: '{unknown[0]}'. Expected no-cache, no-store, ttl or s-maxage.",
-            param=unknown[0],
-            openai_code="unknown_parameter",
-        )
+    _refuse_rest(wishes, "Expected no-cache, no-store, ttl or s-maxage.", drop_unknown=drop_unknown)
     return control
 
 

@@ -43,9 +43,16 @@ class Parameters:
     def text(self, name: str) -> str | None:
         """Return a string."""
         value = self.take(name)
-        if value is None or isinstance(value, str):
-            return value
-        raise self._wrong(name, "a string")
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self._wrong(name, "a string")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # Half a surrogate pair, which some JSON readers let through, cannot be sent, hashed or logged.
+            raise self._wrong(name, "valid Unicode text") from None
+        return value
 
     def choice(self, name: str, allowed: Sequence[str]) -> str | None:
         """Return one of *allowed*, in any case."""
@@ -90,7 +97,7 @@ class Parameters:
             return None
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if math.isfinite(number) and number >= 0:
             return number
@@ -116,7 +123,7 @@ class Parameters:
             return value
         try:
             return msgspec.json.decode(value)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
             raise self._wrong(name, "JSON") from None
 
     def _wrong(self, name: str, expected: str) -> InvalidParameterError:

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sfumato.errors import ImageError, InvalidImageError, InvalidParameterError, MissingPromptError
+from sfumato.images.prompts import HD_PHRASE, STYLE_PHRASES
+from sfumato.images.request import CacheControl, ImageRequest, ImageSource, InputImage, Operation
+from sfumato.images.resolution import MAX_SEED, ImageWish, InputImages, RequestPolicy, SafetyWish, resolve
+from sfumato.images.safety import CLASSIC_CATEGORIES, Threshold
+from sfumato.images.variants import parse_variant
+
+T = Threshold
+HARASSMENT, HATE = CLASSIC_CATEGORIES[:2]
+
+
+def picture(
+    mime_type: str = "image/png", size: tuple[int, int] = (1600, 900), *, has_alpha: bool = False
+) -> InputImage:
+    return InputImage(b"x", mime_type, *size, has_alpha=has_alpha, digest="00")
+
+
+def masked(mask: InputImage | None = None, first: InputImage | None = None) -> InputImages:
+    return InputImages((first or picture(),), mask or picture(has_alpha=True))
+
+
+def ask(
+    model: str = "gemini-3-pro-image",
+    *,
+    policy: RequestPolicy | None = None,
+    inputs: InputImages | None = None,
+    prompt: str | None = "a cat",
+    operation: Operation | None = None,
+    **wish: Any,
+) -> ImageRequest:
+    variant = parse_variant(model)
+    assert variant is not None
+    operation = operation or (Operation.EDIT if inputs else Operation.GENERATION)
+    mask = ImageSource("mask", data=b"x") if inputs and inputs.mask else None
+    made = ImageWish(operation=operation, variant=variant, prompt=prompt, mask=mask, **wish)
+    return resolve(made, policy or RequestPolicy(), inputs)
+
+
+def refused(kind: type[ImageError], **wish: Any) -> ImageError:
+    with pytest.raises(kind) as caught:
+        ask(**wish)
+    assert type(caught.value) is kind
+    return caught.value
+
+
+@pytest.mark.parametrize("prompt", [None, "", " ", "\n\t\u3000"])
+def test_a_blank_prompt_is_missing(prompt: str | None) -> None:
+    assert refused(MissingPromptError, prompt=prompt).param == "prompt"
+
+
+def test_the_prompt_s_length_is_counted_in_characters() -> None:
+    assert ask(prompt="ü" * 32_000).prompt == "ü" * 32_000
+    error = refused(InvalidParameterError, prompt="a" * 32_001)
+    assert "32,001" in error.message
+    assert error.param == "prompt"
+
+
+@pytest.mark.parametrize("n", [0, -1, 11])
+def test_n_is_one_to_ten(n: int) -> None:
+    assert refused(InvalidParameterError, n=n).param == "n"
+    assert [ask(n=allowed).n for allowed in (1, 10)] == [1, 10]
+
+
+@pytest.mark.parametrize(("seed", "n"), [(-1, 1), (MAX_SEED + 1, 1), (MAX_SEED, 2), (MAX_SEED - 8, 10)])
+def test_every_slot_s_seed_must_fit(seed: int, n: int) -> None:
+    assert refused(InvalidParameterError, seed=seed, n=n).param == "seed"
+    assert ask(seed=MAX_SEED - 9, n=10).seed == MAX_SEED - 9
+    assert ask(seed=0).seed == 0
+
+
+def test_person_generation_is_for_vertex() -> None:
+    assert refused(InvalidParameterError, person_generation="ALLOW_ALL").param == "person_generation"
+    vertex = RequestPolicy(backend="vertex")
+    assert ask(person_generation="ALLOW_ALL", policy=vertex).person_generation == "ALLOW_ALL"
+
+
+@pytest.mark.parametrize(
+    ("wish", "param"),
+    [
+        ({"output_compression": -1, "output_format": "jpeg"}, "output_compression"),
+        ({"output_compression": 101, "output_format": "jpeg"}, "output_compression"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"output_compression": 50, "output_format": "png"}, "output_compression"),
+        ({"output_format": "jpeg", "inputs": masked()}, "output_format"),
+    ],
+)
+def test_output_options_must_fit_together(wish: dict[str, Any], param: str) -> None:
+    assert refused(InvalidParameterError, **wish).param == param
+
+
+def test_output_options_without_effect_are_forgotten() -> None:
+    assert ask(output_compression=100).output_compression is None
+    assert ask(output_compression=100, output_format="png").output_compression is None
+    assert ask(output_compression=80, output_format="webp").output_compression == 80
+    assert ask(output_format="webp", output_compression=80, inputs=masked()).output_compression is None
+
+
+def test_with_a_mask_the_answer_is_lossless() -> None:
+    assert ask(inputs=masked()).output_format == "png"
+    assert ask(inputs=masked(), output_format="webp").output_format == "webp"
+    assert ask(inputs=InputImages((picture(),))).output_format is None
+
+
+def test_an_edit_needs_a_picture() -> None:
+    error = refused(InvalidImageError, operation=Operation.EDIT)
+    assert (error.param, error.openai_code) == ("image", "missing_required_parameter")
+    refused(InvalidImageError, operation=Operation.GENERATION, inputs=InputImages((), picture(has_alpha=True)))
+
+
+def test_the_number_of_pictures_is_bounded_and_a_mask_counts() -> None:
+    fourteen = (picture(),) * 14
+    assert len(ask(inputs=InputImages(fourteen)).images) == 14
+    assert "at most 14." in refused(InvalidParameterError, inputs=InputImages((*fourteen, picture()))).message
+    mask = picture(has_alpha=True)
+    assert len(ask(inputs=InputImages(fourteen[1:], mask)).images) == 13
+    assert "at most 13 beside a mask" in refused(InvalidParameterError, inputs=InputImages(fourteen, mask)).message
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (masked(picture("image/webp", has_alpha=True)), "PNG with an alpha channel"),
+        (masked(picture(has_alpha=False)), "PNG with an alpha channel"),
+        (masked(picture(size=(900, 1600), has_alpha=True)), "900x1600 pixels and the first image is 1600x900"),
+        (masked(first=picture("image/heic")), "PNG, JPEG or WebP"),
+        (masked(first=picture("image/heif")), "PNG, JPEG or WebP"),
+    ],
+)
+def test_a_mask_must_fit_the_first_picture(inputs: InputImages, text: str) -> None:
+    error = refused(InvalidImageError, inputs=inputs)
+    assert text in error.message
+    assert error.param == "mask"
+
+
+@pytest.mark.parametrize("mime_type", ["image/png", "image/jpeg", "image/webp"])
+def test_a_mask_goes_with_these(mime_type: str) -> None:
+    assert ask(inputs=masked(first=picture(mime_type))).mask is not None
+
+
+def test_with_a_mask_the_first_picture_decides_ratio_and_tier() -> None:
+    request = ask(inputs=masked(), size="1024x1024", policy=RequestPolicy(default_tier="4K"))
+    assert (request.aspect_ratio, request.tier) == ("16:9", "2K")
+    assert ask(inputs=masked(), image_size="4K").tier == "4K"
+    assert ask(inputs=masked(), quality="low").tier == "1K"
+    assert ask("gemini-3-pro-image-4k-16x9", inputs=masked(), aspect_ratio="16:9").tier == "4K"
+
+
+@pytest.mark.parametrize(
+    ("wish", "param"),
+    [({"aspect_ratio": "1:1"}, "aspect_ratio"), ({"model": "gemini-3-pro-image-1x1"}, "model")],
+)
+def test_with_a_mask_another_ratio_is_refused(wish: dict[str, str], param: str) -> None:
+    error = refused(InvalidParameterError, inputs=masked(), **wish)
+    assert error.param == param
+    assert "16:9" in error.message
+
+
+def test_without_a_mask_an_edit_keeps_gemini_s_own_choice_of_ratio() -> None:
+    request = ask(inputs=InputImages((picture(),)))
+    assert (request.aspect_ratio, request.tier) == (None, None)
+
+
+def test_everything_is_judged_by_the_precedence_of_sizes() -> None:
+    request = ask("gemini-3-pro-image-2k", size="1792x1024", quality="low")
+    assert (request.aspect_ratio, request.tier) == ("16:9", "2K")
+    assert ask(policy=RequestPolicy(default_tier="2K")).tier == "2K"
+    assert refused(InvalidParameterError, quality="ultra").param == "quality"
+    # Unknown words are refused also where another word decides.
+    assert refused(InvalidParameterError, model="gemini-3-pro-image-4k", quality="ultra").param == "quality"
+    assert refused(InvalidParameterError, aspect_ratio="1:1", size="big").param == "size"
+
+
+def test_empty_texts_of_a_form_count_as_absent() -> None:
+    request = ask(size="", quality="", style="  ", aspect_ratio="", image_size="")
+    assert (request.aspect_ratio, request.tier, request.quality, request.style) == (None, None, None, None)
+
+
+def test_the_effective_prompt_holds_what_was_asked_for() -> None:
+    request = ask(quality=" HD ", style=" Vivid ")
+    assert request.effective_prompt == f"a cat\n\n{HD_PHRASE}\n\n{STYLE_PHRASES['vivid']}"
+    assert (request.prompt, request.quality, request.style) == ("a cat", "hd", "vivid")
+    own = ask(style=" In Oil ", policy=RequestPolicy(phrases=False))
+    assert (own.style, own.effective_prompt) == ("In Oil", "a cat\n\nStyle: In Oil")
+    assert ask("gemini-3-pro-image-hd").effective_prompt == "a cat"
+
+
+def level_of(wish: SafetyWish, policy: RequestPolicy | None = None) -> dict[str, Threshold]:
+    return dict(ask(safety=wish, policy=policy).safety.settings())
+
+
+def test_safety_precedence() -> None:
+    operator = RequestPolicy(safety_threshold=T.BLOCK_MEDIUM_AND_ABOVE, safety_exceptions={HATE: T.BLOCK_LOW_AND_ABOVE})
+    default = dict.fromkeys(CLASSIC_CATEGORIES, T.BLOCK_MEDIUM_AND_ABOVE)
+    assert level_of(SafetyWish()) == dict.fromkeys(CLASSIC_CATEGORIES, T.OFF)
+    assert level_of(SafetyWish(), operator) == {**default, HATE: T.BLOCK_LOW_AND_ABOVE}
+    # A level of the request replaces the operator's defaults; a category of its own beats its level.
+    assert level_of(SafetyWish(threshold=T.OFF), operator) == dict.fromkeys(CLASSIC_CATEGORIES, T.OFF)
+    wish = SafetyWish(threshold=T.OFF, exceptions={HARASSMENT: T.BLOCK_ONLY_HIGH})
+    assert level_of(wish, operator) == {**dict.fromkeys(CLASSIC_CATEGORIES, T.OFF), HARASSMENT: T.BLOCK_ONLY_HIGH}
+    assert level_of(SafetyWish(exceptions={HATE: T.OFF}), operator) == {**default, HATE: T.OFF}
+
+
+def test_moderation_is_weaker_than_a_level() -> None:
+    low = SafetyWish(moderation_low=True)
+    assert level_of(low) == dict.fromkeys(CLASSIC_CATEGORIES, T.BLOCK_NONE)
+    both = SafetyWish(threshold=T.BLOCK_ONLY_HIGH, moderation_low=True)
+    assert level_of(both) == dict.fromkeys(CLASSIC_CATEGORIES, T.BLOCK_ONLY_HIGH)
+
+
+def test_every_floor_holds_for_every_category() -> None:
+    policy = RequestPolicy(safety_floors=(T.BLOCK_ONLY_HIGH,)).with_floor(T.BLOCK_MEDIUM_AND_ABOVE)
+    assert policy.with_floor(None) is policy
+    wish = SafetyWish(threshold=T.OFF, exceptions={HATE: T.BLOCK_NONE, HARASSMENT: T.BLOCK_LOW_AND_ABOVE})
+    raised = {**dict.fromkeys(CLASSIC_CATEGORIES, T.BLOCK_MEDIUM_AND_ABOVE), HARASSMENT: T.BLOCK_LOW_AND_ABOVE}
+    assert level_of(wish, policy) == raised
+
+
+def test_the_rest_is_carried_over() -> None:
+    control = CacheControl(no_cache=True)
+    request = ask(n=2, user="u", tenant="t", response_format="url", cache_control=control, seed=5)
+    assert (request.n, request.user, request.tenant, request.response_format) == (2, "u", "t", "url")
+    assert (request.cache_control, request.seed, request.operation) == (control, 5, Operation.GENERATION)

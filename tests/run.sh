@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Everything that CI runs: formatting, lint, types, import rules, tests with branch coverage. Installs what it needs into
+# .venv and build/, from uv.lock. Any cwd, any user, a fresh clone; needs Python 3.11 or newer.
+#
+#   ./tests/run.sh                  # all of it
+#   ./tests/run.sh -k demo -x       # with arguments: installs, then only `pytest` with them, without the coverage bars
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root="$PWD"
+build="$root/build"
+venv="$root/.venv"
+newest="$build/openai-newest"
+
+# What the developer's shell has set must not decide what is installed or run.
+unset VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PROJECT_ENVIRONMENT
+export UV_PYTHON_DOWNLOADS=never
+
+# Every process started from here carries this in its environment: what still runs at the end was left behind.
+SFUMATO_TEST_RUN="$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
+export SFUMATO_TEST_RUN
+
+current=""
+began=0
+step() {
+  current="$1"
+  began=$SECONDS
+  shift
+  printf '\n== %s\n' "$current"
+  # Not behind || or if: there bash would go on after a failing line of a function.
+  "$@"
+  printf -- '-- %s: %d s\n' "$current" $((SECONDS - began))
+  current=""
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  echo "run.sh: needs Python 3.11 or newer; name it as PYTHON=/path/to/python3.11" >&2
+  return 1
+}
+
+install() {
+  local python uv
+  python="$(find_python)"
+  if ! uv="$(command -v uv)"; then
+    uv="$build/uv/bin/uv"
+    # An environment of its own: syncing .venv to the lock would remove uv from there.
+    if [[ ! -x "$uv" ]]; then
+      "$python" -m venv "$build/uv"
+      "$build/uv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    fi
+  fi
+  [[ -x "$venv/bin/python" ]] || "$python" -m venv "$venv"
+  "$uv" sync --quiet --frozen --all-extras
+  # LiteLLM holds openai below 3; the tests meet the newest client from an environment of its own.
+  if ! "$newest/bin/python" -c 'import openai; assert openai.__version__.startswith("3.")' 2>/dev/null; then
+    rm -rf "$newest"
+    "$uv" venv --quiet --python "$venv/bin/python" "$newest"
+    "$uv" pip install --quiet --python "$newest/bin/python" 'openai>=3,<4'
+  fi
+}
+
+covered_tests() {
+  rm -rf "$build/coverage"
+  mkdir -p "$build/coverage"
+  "$venv/bin/python" -m coverage run -m pytest
+}
+
+coverage_bars() {
+  "$venv/bin/python" -m coverage combine --quiet
+  "$venv/bin/python" -m coverage report
+  "$venv/bin/python" -m coverage json --quiet -o "$build/coverage/report.json"
+  "$venv/bin/python" - "$build/coverage/report.json" <<'PYTHON'
+import json
+import sys
+
+ROOMS = {"images": 95, "wire": 95, "asgi": 95, "litellm": 95, "": 90}
+COUNTS = ("covered_lines", "num_statements", "covered_branches", "num_branches")
+with open(sys.argv[1]) as report:
+    files = json.load(report)["files"]
+low = 0
+print(f"\n{'room':10} {'all':>8} {'branches':>9}   bar")
+for room, bar in ROOMS.items():
+    rows = [row["summary"] for name, row in files.items() if f"sfumato/{room}/".replace("//", "/") in name]
+    lines, statements, taken, branches = (sum(row[count] for row in rows) for count in COUNTS)
+    total = 100 * (lines + taken) / max(1, statements + branches)
+    by_branch = 100 * taken / branches if branches else 100.0
+    met = rows and total >= bar and by_branch >= bar
+    low += not met
+    print(f"{room or 'whole':10} {total:7.2f}% {by_branch:8.2f}%   {bar}%{'' if met else '   TOO LOW'}")
+sys.exit(f"coverage is below {low} of its bars" if low else 0)
+PYTHON
+}
+
+left_behind() {
+  (
+    marker="SFUMATO_TEST_RUN=$SFUMATO_TEST_RUN"
+    # The search must not find itself.
+    unset SFUMATO_TEST_RUN
+    grep -lsaF "$marker" /proc/[0-9]*/environ | cut -d/ -f3 || true
+  )
+}
+
+nothing_runs() {
+  local patience pids
+  [[ -d /proc/self ]] || return 0
+  # Whoever was told to end may need a moment for it.
+  for patience in 1 2 3 4 5 6; do
+    pids="$(left_behind)"
+    [[ -z "$pids" ]] && return 0
+    sleep "0.$patience"
+  done
+  echo "These processes were left behind:"
+  for pid in $pids; do
+    printf '%s  %s\n' "$pid" "$({ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null)"
+    kill -9 "$pid" 2>/dev/null || true
+  done
+  return 1
+}
+
+finish() {
+  local status=$?
+  trap - EXIT
+  [[ -z "$current" ]] || printf -- '-- %s: FAILED (%d) after %d s\n' "$current" "$status" $((SECONDS - began))
+  nothing_runs || status=1
+  printf '\n%s after %d s\n' "$([[ $status == 0 ]] && echo PASSED || echo FAILED)" "$SECONDS"
+  exit "$status"
+}
+trap finish EXIT
+
+step "install" install
+export COVERAGE_FILE="$build/coverage/data" SFUMATO_NEWEST_OPENAI_PYTHON="$newest/bin/python"
+if (($#)); then
+  step "pytest $*" "$venv/bin/python" -m pytest "$@"
+  exit
+fi
+step "formatting" "$venv/bin/ruff" format --check
+step "lint" "$venv/bin/ruff" check
+step "types" "$venv/bin/mypy" src tests examples
+step "import rules" "$venv/bin/lint-imports"
+step "tests" covered_tests
+step "coverage" coverage_bars

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfumato.errors import (
+    ConfigurationError,
+    DeadlineError,
+    ImageError,
+    InternalError,
+    InvalidImageError,
+    InvalidParameterError,
+    MissingPromptError,
+    ModelNotFoundError,
+    NetworkError,
+    NoImageError,
+    OverloadedError,
+    PayloadTooLargeError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    SafetyBlockedError,
+    ServiceUnavailableError,
+    UnauthorizedError,
+    UpstreamAuthError,
+    UpstreamFailureError,
+    leaves,
+)
+from sfumato.upstream.retry import RetryPolicy
+
+ANOTHER_ACCOUNT = (RateLimitedError, QuotaExhaustedError, UpstreamAuthError)
+BACKOFF = (ServiceUnavailableError, UpstreamFailureError, NetworkError, DeadlineError)
+NEVER = (
+    MissingPromptError,
+    InvalidParameterError,
+    InvalidImageError,
+    PayloadTooLargeError,
+    ModelNotFoundError,
+    UnauthorizedError,
+    SafetyBlockedError,
+    OverloadedError,
+    ConfigurationError,
+    InternalError,
+)
+
+
+def delay(
+    error: ImageError,
+    *,
+    attempt: int = 1,
+    other_account: bool = False,
+    remaining: float = 300.0,
+    jitter: float = 0.5,
+    policy: RetryPolicy | None = None,
+) -> float | None:
+    return (policy or RetryPolicy()).delay(
+        error, attempt=attempt, other_account=other_account, remaining_seconds=remaining, jitter=jitter
+    )
+
+
+def test_every_error_has_its_place_in_this_table() -> None:
+    assert {*ANOTHER_ACCOUNT, *BACKOFF, *NEVER, NoImageError} == set(leaves())
+
+
+@pytest.mark.parametrize("kind", ANOTHER_ACCOUNT)
+def test_another_account_is_tried_at_once_and_the_same_never(kind: type[ImageError]) -> None:
+    for error in (kind("m"), kind("m", retry_after=0.1)):
+        assert delay(error, other_account=True) == 0.0
+        assert delay(error, other_account=False) is None
+        assert delay(error, other_account=True, attempt=3) is None
+
+
+@pytest.mark.parametrize("kind", NEVER)
+def test_what_cannot_pass_is_never_tried_again(kind: type[ImageError]) -> None:
+    for error in (kind("m"), kind("m", retryable=True, retry_after=0.0)):
+        assert delay(error, other_account=True) is None
+
+
+@pytest.mark.parametrize("kind", BACKOFF)
+def test_passing_faults_wait_longer_each_time(kind: type[ImageError]) -> None:
+    policy = RetryPolicy(max_attempts=10)
+    waits = [delay(kind("m"), attempt=attempt, jitter=1.0, policy=policy) for attempt in range(1, 10)]
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0, 20.0]
+    assert delay(kind("m"), jitter=0.0) == 0.0
+    assert delay(kind("m", retryable=False)) is None
+
+
+def test_google_s_own_delay_comes_first() -> None:
+    error = ServiceUnavailableError("m", retry_after=37.5)
+    assert delay(error) == 37.5
+    # The row's default is for clients; our own backoff is for us.
+    assert delay(ServiceUnavailableError("m")) == 0.25
+
+
+def test_nothing_waits_past_the_deadline() -> None:
+    error = ServiceUnavailableError("m", retry_after=10.0)
+    assert delay(error, remaining=10.1) == 10.0
+    assert delay(error, remaining=10.0) is None
+    assert delay(NetworkError("m"), remaining=0.0, jitter=0.0) is None
+    assert delay(NetworkError("m"), remaining=-1.0) is None
+
+
+@pytest.mark.parametrize("reason", ["NO_IMAGE", "IMAGE_OTHER", "OTHER"])
+def test_no_image_is_tried_once_more(reason: str) -> None:
+    error = NoImageError("m", reason=reason)
+    assert delay(error, attempt=1) == 0.25
+    assert delay(error, attempt=2) is None
+
+
+@pytest.mark.parametrize("reason", ["TEXT_ONLY", "EMPTY", "MAX_TOKENS", "LANGUAGE", None])
+def test_no_image_for_other_reasons_is_not(reason: str | None) -> None:
+    assert delay(NoImageError("m", reason=reason)) is None
+
+
+def test_one_attempt_means_one() -> None:
+    for leaf in leaves():
+        assert delay(leaf("m"), other_account=True, policy=RetryPolicy(max_attempts=1)) is None
+
+
+@given(
+    st.sampled_from(leaves()),
+    st.integers(1, 12),
+    st.booleans(),
+    st.floats(-10, 400),
+    st.floats(0, 1, exclude_max=True),
+    st.none() | st.floats(0, 1e6),
+)
+@settings(deadline=None, max_examples=300)
+def test_delays_are_finite_bounded_and_inside_the_deadline(
+    leaf: type[ImageError],
+    attempt: int,
+    other_account: bool,  # noqa: FBT001  # hypothesis passes it
+    remaining: float,
+    jitter: float,
+    told: float | None,
+) -> None:
+    error = leaf("m", retry_after=told)
+    policy = RetryPolicy(max_attempts=10)
+    wait = delay(error, attempt=attempt, other_account=other_account, remaining=remaining, jitter=jitter, policy=policy)
+    if wait is None:
+        return
+    assert attempt < 10
+    assert math.isfinite(wait)
+    assert 0 <= wait <= max(20.0, told or 0.0)
+    assert wait < remaining or wait == 0.0

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import httpx
+import pybase64
+import pytest
+from PIL import Image
+
+from sfumato.emulator import EmulatorOptions, create_emulator
+from sfumato.errors import (
+    DeadlineError,
+    ImageError,
+    NetworkError,
+    QuotaExhaustedError,
+    RateLimitedError,
+    ServiceUnavailableError,
+    UpstreamAuthError,
+    UpstreamFailureError,
+)
+from sfumato.upstream.accounts import Account
+from sfumato.upstream.transport import GeminiTransport, create_http_client
+from sfumato.wire.gemini import parse_response
+
+pytestmark = pytest.mark.anyio
+
+KEY = "AIza-canary-key"
+MODEL = "gemini-3-pro-image"
+BASE = "http://gemini.test/prefix"
+ACCOUNT = Account("mine", KEY, BASE, "v1beta")
+BODY = (
+    b'{"contents":[{"role":"user","parts":[{"text":"',
+    memoryview(b"a cat"),
+    b'"}]}],"generationConfig":{"imageConfig":{"aspectRatio":"16:9","imageSize":"1K"}}}',
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def all_subclasses(kind: type[BaseException]) -> list[type[BaseException]]:
+    return [kind, *(leaf for child in kind.__subclasses__() for leaf in all_subclasses(child))]
+
+
+HTTPX_ERRORS = [
+    kind
+    for root in (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL)
+    for kind in all_subclasses(root)
+    if kind.__module__.startswith("httpx")
+]
+STALLS = {"TimeoutException", "ReadTimeout", "WriteTimeout", "PoolTimeout"}
+
+
+def made(kind: type[BaseException]) -> BaseException:
+    """Build an error of whatever constructor."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, f"{kind.__name__} with {KEY}")
+    error.__dict__.setdefault("_request", None)
+    return error
+
+
+async def generate(
+    handler: Callable[[httpx.Request], Any], *, max_response_bytes: int = 1000, account: Account = ACCOUNT
+) -> bytearray:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler), follow_redirects=False) as client:
+        transport = GeminiTransport(client, max_response_bytes=max_response_bytes)
+        return await transport.generate(account, MODEL, BODY)
+
+
+async def failed(handler: Callable[[httpx.Request], Any], **options: Any) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        await generate(handler, **options)
+    assert KEY not in repr(vars(caught.value))
+    return caught.value
+
+
+class Broken(httpx.AsyncByteStream):
+    """A body that fails after its first bytes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b'{"candidates":'
+        raise self._error
+
+
+# --- the request ---
+
+
+async def test_the_body_goes_out_whole_with_its_length_and_the_key_in_its_header_only() -> None:
+    seen: list[httpx.Request] = []
+
+    async def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        await request.aread()
+        return httpx.Response(200, content=b"{}")
+
+    assert await generate(handler) == b"{}"
+    (request,) = seen
+    assert str(request.url) == f"{BASE}/v1beta/models/{MODEL}:generateContent"
+    assert request.method == "POST"
+    assert request.content == b"".join(BODY)
+    assert request.headers["content-length"] == str(len(request.content))
+    assert "transfer-encoding" not in request.headers
+    assert request.headers["x-goog-api-key"] == KEY
+    assert [name for name, value in request.headers.items() if KEY in value] == ["x-goog-api-key"]
+    # A bearer beside the key is a 401.
+    assert "authorization" not in request.headers
+    assert request.headers["accept-encoding"] == "identity"
+    assert request.headers["content-type"] == "application/json"
+
+
+async def test_a_picture_comes_from_the_emulator() -> None:
+    app = create_emulator(EmulatorOptions(api_keys=(KEY,)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        transport = GeminiTransport(client, max_response_bytes=10_000_000)
+        account = Account.at("mine", KEY, "http://emulator/v1beta", "v1")
+        answer = parse_response(await transport.generate(account, MODEL, BODY))
+    picture = Image.open(io.BytesIO(pybase64.b64decode(b"".join(answer.encoded))))
+    assert (picture.format, picture.size) == ("JPEG", (1376, 768))
+    assert answer.usage.output_image_tokens == 1120
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "reason"),
+    [
+        ("429:41", RateLimitedError, "per_minute"),
+        ("429-capacity", RateLimitedError, "shared_capacity"),
+        ("429-day", QuotaExhaustedError, "per_day"),
+        ("429-billing", QuotaExhaustedError, "billing"),
+        ("429-free-tier", QuotaExhaustedError, "billing"),
+        ("503:7", ServiceUnavailableError, "UNAVAILABLE"),
+        ("500", UpstreamFailureError, "INTERNAL"),
+        ("504", DeadlineError, "DEADLINE_EXCEEDED"),
+        ("401", UpstreamAuthError, None),
+        ("leaked-key", UpstreamAuthError, None),
+        ("invalid-key", UpstreamAuthError, "API_KEY_INVALID"),
+        ("html:502", UpstreamFailureError, None),
+    ],
+)
+async def test_google_s_errors_become_ours(fault: str, kind: type[ImageError], reason: str | None) -> None:
+    app = create_emulator(EmulatorOptions(faults=fault))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        transport = GeminiTransport(client, max_response_bytes=10_000_000)
+        with pytest.raises(ImageError) as caught:
+            await transport.generate(Account("mine", KEY, "http://emulator", "v1beta"), MODEL, BODY)
+    assert type(caught.value) is kind
+    assert reason in (None, caught.value.reason)
+    assert KEY not in repr(vars(caught.value))
+
+
+async def test_a_refused_key_is_our_trouble() -> None:
+    app = create_emulator(EmulatorOptions(api_keys=("another",)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        transport = GeminiTransport(client, max_response_bytes=10_000_000)
+        with pytest.raises(UpstreamAuthError):
+            await transport.generate(Account("mine", KEY, "http://emulator", "v1beta"), MODEL, BODY)
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize("kind", HTTPX_ERRORS, ids=lambda kind: kind.__name__)
+async def test_every_httpx_error_becomes_ours(kind: type[BaseException]) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise made(kind)
+
+    def late(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Broken(made(kind)))
+
+    for error in (await failed(handler), await failed(late)):
+        assert type(error) is (DeadlineError if kind.__name__ in STALLS else NetworkError)
+        assert error.reason == kind.__name__
+        assert error.retryable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("broken"),
+        ConnectionResetError("Cannot write to closing transport"),
+        aiohttp.ClientPayloadError("cut"),
+        aiohttp.ClientError("other"),
+    ],
+    ids=repr,
+)
+async def test_what_slips_through_httpx_becomes_ours_too(error: Exception) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    assert type(await failed(handler)) is NetworkError
+
+
+async def test_the_interpreter_s_own_timeout_is_a_stall() -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise TimeoutError
+
+    assert type(await failed(handler)) is DeadlineError
+
+
+async def test_a_cancelled_call_stays_cancelled() -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await generate(handler)
+
+
+async def test_the_answer_is_bounded() -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"x" * 1000)
+
+    assert len(await generate(handler, max_response_bytes=1000)) == 1000
+    error = await failed(handler, max_response_bytes=999)
+    assert (type(error), error.retryable) == (UpstreamFailureError, False)
+
+
+async def test_an_endless_error_page_is_cut() -> None:
+    sent = 0
+
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            nonlocal sent
+            while True:
+                sent += 65536
+                yield b"x" * 65536
+
+    assert type(await failed(lambda _: httpx.Response(503, stream=Endless()))) is ServiceUnavailableError
+    assert sent < 1_000_000
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        return httpx.Response(307, headers={"location": "https://evil.example/"})
+
+    error = await failed(handler)
+    assert (type(error), error.retryable, len(seen)) == (UpstreamFailureError, False, 1)
+
+
+async def test_an_impossible_base_is_a_network_error() -> None:
+    account = Account("mine", KEY, "http://host:port", "v1")
+    assert type(await failed(lambda _: httpx.Response(200), account=account)) is NetworkError
+
+
+# --- the real client, over a socket ---
+
+
+@asynccontextmanager
+async def answering(answer: bytes, *, read: bool = True) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Serve one raw answer to every connection and then close it."""
+    received: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if read:
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
+            received.append(head + await reader.readexactly(length))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}", received
+
+
+async def over_a_socket(base: str) -> bytearray:
+    async with create_http_client(connect_timeout_seconds=5) as client:
+        transport = GeminiTransport(client, max_response_bytes=1000)
+        return await transport.generate(Account("mine", KEY, base, "v1beta"), MODEL, BODY)
+
+
+async def test_the_real_client_sends_the_length_and_reads_the_answer() -> None:
+    async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as (base, received):
+        assert await over_a_socket(base) == b"{}"
+    (raw,) = received
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert json.loads(body)["contents"][0]["parts"][0]["text"] == "a cat"
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert b"transfer-encoding" not in head.lower()
+    assert KEY.encode() not in head.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabc",
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",
+    ],
+    ids=["closed", "garbage", "cut", "cut chunk", "endless header"],
+)
+async def test_whatever_a_connection_does_is_a_network_error(answer: bytes) -> None:
+    async with answering(answer) as (base, _):
+        with pytest.raises(NetworkError):
+            await over_a_socket(base)
+
+
+async def test_nobody_there_is_a_network_error() -> None:
+    async with answering(b"") as (base, _):
+        pass
+    with pytest.raises(NetworkError):
+        await over_a_socket(base)
+
+
+async def test_the_client_trusts_no_proxy_variables_and_waits_for_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://evil.example:1")
+    monkeypatch.setenv("ALL_PROXY", "http://evil.example:1")
+    async with create_http_client(connect_timeout_seconds=3) as client:
+        assert client.timeout == httpx.Timeout(None, connect=3)
+        assert client.follow_redirects is False
+        assert client.trust_env is False
+    async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as (base, _):
+        assert await over_a_socket(base) == b"{}"
