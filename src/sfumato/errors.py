@@ -89,8 +89,11 @@ class ImageError(Exception):
 
     @property
     def worth_repeating(self) -> bool:
-        """Tell whether the caller's own retry can help: the fault passes, and was not already retried here."""
-        return self.retryable and self.attempts == 1
+        """Tell whether the caller's own retry can help: the fault passes, and was not already retried here.
+
+        A rate limit was only ever met on another account, never waited for, so waiting for it is worth it.
+        """
+        return self.retryable and (self.attempts == 1 or self.error_type == "quota")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle by args alone, which would lose every keyword (LiteLLM's workers pickle).
@@ -306,7 +309,7 @@ def leaves() -> tuple[type[ImageError], ...]:
     """List the concrete error classes, one per ``IMG_`` code, in the order of the tree."""
 
     def walk(cls: type[ImageError]) -> list[type[ImageError]]:
-        children = cls.__subclasses__()
+        children = [child for child in cls.__subclasses__() if child.__module__ == __name__]
         return [cls] if not children else [leaf for child in children for leaf in walk(child)]
 
     return tuple(walk(ImageError))

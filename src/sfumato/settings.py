@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
-    BeforeValidator,
     Field,
     PrivateAttr,
     SecretStr,
@@ -22,103 +19,29 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sfumato.errors import ConfigurationError, InvalidParameterError
+from sfumato.errors import ConfigurationError
 from sfumato.images.resolution import RequestPolicy
-from sfumato.images.safety import Threshold, parse_category, parse_threshold
+from sfumato.images.safety import Threshold
+from sfumato.setting_types import (
+    BaseUrl,
+    CacheBackend,
+    CacheScope,
+    Labelled,
+    LabelledSecrets,
+    LogLevel,
+    Number,
+    Secret,
+    Secrets,
+    Thresholds,
+    ThresholdSetting,
+    TierSetting,
+    UrlMode,
+    Words,
+)
 
 PREFIX = "GEMINI_IMAGE_"
 MEGABYTE = 1024 * 1024
-_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 DEFAULT_API_BASE = "https://generativelanguage.googleapis.com"
-
-
-class Labelled(NamedTuple):
-    """A secret and the label by which logs, metrics and tenants name it."""
-
-    label: str
-    secret: SecretStr
-
-
-def _labelled(value: object) -> object:
-    """Read ``label:key,label:key``; an entry without a label is named by its place."""
-    if not isinstance(value, str):
-        return value
-    pairs = []
-    for place, item in enumerate(filter(None, (part.strip() for part in value.split(","))), start=1):
-        label, colon, secret = item.partition(":")
-        if not colon:
-            label, secret = f"key-{place}", item
-        if not label.strip() or not secret.strip():
-            raise ValueError("expected label:key,label:key")
-        pairs.append(Labelled(label.strip(), SecretStr(secret.strip())))
-    return tuple(pairs)
-
-
-def _distinct(pairs: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
-    if len({label for label, _ in pairs}) < len(pairs):
-        raise ValueError("every label must be different")
-    return pairs
-
-
-def _stripped(value: object) -> object:
-    return value.strip() if isinstance(value, str) else value
-
-
-def _words(value: object) -> object:
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
-
-
-def _secrets(value: object) -> object:
-    return tuple(SecretStr(word) for word in _words(value)) if isinstance(value, str) else value  # type: ignore[attr-defined]  # _words of a str is a tuple
-
-
-def _threshold(value: object) -> object:
-    try:
-        return parse_threshold(value, param="safety threshold")
-    except InvalidParameterError as error:
-        raise ValueError(error.message) from None
-
-
-def _thresholds(value: object) -> object:
-    """Read ``HARASSMENT=HIGH,HATE_SPEECH=LOW``."""
-    if not isinstance(value, str):
-        return value
-    try:
-        pairs = (item.partition("=") for item in value.split(",") if item.strip())
-        return {parse_category(c, param="category"): parse_threshold(t, param="threshold") for c, _, t in pairs}
-    except InvalidParameterError as error:
-        raise ValueError(error.message) from None
-
-
-def _base_url(value: str) -> str:
-    if not _BASE_URL.fullmatch(value):
-        raise ValueError("expected http(s)://host, without user name, query or fragment")
-    return value
-
-
-def _tier(value: object) -> object:
-    return value.strip().upper() if isinstance(value, str) else value
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _backend(value: object) -> object:
-    return {"none": "noop"}.get(str(_lower(value)), _lower(value))
-
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-# Keys often come from files, with a newline at the end that no header can hold.
-Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
-LabelledSecrets = Annotated[tuple[Labelled, ...], BeforeValidator(_labelled), AfterValidator(_distinct)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-ThresholdSetting = Annotated[Threshold, BeforeValidator(_threshold)]
-Thresholds = Annotated[dict[str, Threshold], BeforeValidator(_thresholds)]
-BaseUrl = Annotated[str, BeforeValidator(_stripped), AfterValidator(_base_url)]
-TierSetting = Annotated[Literal["512", "1K", "2K", "4K"], BeforeValidator(_tier)]
-CacheBackend = Annotated[Literal["memory", "filesystem", "redis", "s3", "noop"], BeforeValidator(_backend)]
 
 
 def _var(name: str, *aliases: str, default: Any, doc: str, **checks: Any) -> Any:
@@ -161,7 +84,9 @@ class Settings(BaseSettings):
         pydantic.ValidationError: A value is invalid; use `load_settings` for a message fit for operators.
     """
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(populate_by_name=True, extra="forbid", frozen=True)
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        populate_by_name=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
     _keywords: frozenset[str] = PrivateAttr(default=frozenset())
 
     api_key: Secret | None = _var("GEMINI_API_KEY", default=None, doc="The Gemini API key.")
@@ -238,7 +163,7 @@ class Settings(BaseSettings):
     cache_dir: Path | None = _var(
         "GEMINI_IMAGE_CACHE_DIR", "CACHE_DIR", default=None, doc="Directory; the platform's cache directory by default."
     )
-    cache_scope: Annotated[Literal["global", "tenant"], BeforeValidator(_lower)] = _var(
+    cache_scope: CacheScope = _var(
         "GEMINI_IMAGE_CACHE_SCOPE", default="global", doc="`global` shares entries, `tenant` keeps tenants apart."
     )
     cache_memory_mb: Number = _var(
@@ -248,7 +173,7 @@ class Settings(BaseSettings):
         "GEMINI_IMAGE_CACHE_URL", default=None, doc="URL of the object store or Redis that holds the cache."
     )
     redis_url: SecretStr | None = _var("REDIS_URL", default=None, doc="Redis for the cache and for shared state.")
-    url_mode: Annotated[Literal["data", "link"], BeforeValidator(_lower)] = _var(
+    url_mode: UrlMode = _var(
         "GEMINI_IMAGE_URL_MODE", default="data", doc="`response_format: url` gives a data URI or a signed link."
     )
     url_secrets: Secrets = _var(
@@ -300,10 +225,9 @@ class Settings(BaseSettings):
     hash_salt: SecretStr | None = _var(
         "GEMINI_IMAGE_HASH_SALT", default=None, doc="Key of the HMAC over prompts and users in telemetry."
     )
-    log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
-        BeforeValidator(lambda value: str(value).strip().upper()),
-    ] = _var("GEMINI_IMAGE_LOG_LEVEL", default="INFO", doc="Level of the `sfumato` loggers in our own processes.")
+    log_level: LogLevel = _var(
+        "GEMINI_IMAGE_LOG_LEVEL", default="INFO", doc="Level of the `sfumato` loggers in our own processes."
+    )
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)

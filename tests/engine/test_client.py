@@ -170,7 +170,7 @@ async def test_partial_success_keeps_the_pictures(emulator: Emulator) -> None:
     assert len(result.images) == 2
     assert [failure.error.code for failure in result.failures] == ["IMG_SAFETY_BLOCKED"] * 2
     assert sorted([i.slot for i in result.images] + [f.slot for f in result.failures]) == [0, 1, 2, 3]
-    assert it.seen.records[0].failures == 2
+    assert it.seen.records[0].failure_codes == ["IMG_SAFETY_BLOCKED"] * 2
 
 
 async def test_of_many_errors_the_highest_is_told(emulator: Emulator) -> None:

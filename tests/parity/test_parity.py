@@ -241,7 +241,7 @@ async def test_litellm_agrees(case: Case, ask_all: Callable[[Case], Any], proxy:
     assert outcome.upstream == expected.upstream
     if case.error:
         error = next(leaf for leaf in leaves() if leaf.code == case.error)("x")
-        translated = translate_error(error, model=case.model, request_id="req", sole_deployment=True)
+        translated: Any = translate_error(error, model=case.model, request_id="req", sole_deployment=True)
         assert outcome.status == translated.status_code
         assert case.error in outcome.body["error"]["message"]
         assert "Traceback" not in json.dumps(outcome.body)

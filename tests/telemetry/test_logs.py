@@ -103,7 +103,11 @@ def test_errors_are_warnings_below_500_and_errors_above(
 
 @pytest.mark.parametrize(
     ("fields", "level"),
-    [({"failures": 1}, logging.WARNING), ({"status_code": 499}, logging.WARNING), ({}, logging.INFO)],
+    [
+        ({"failure_codes": ["IMG_NO_IMAGE"]}, logging.WARNING),
+        ({"status_code": 499}, logging.WARNING),
+        ({}, logging.INFO),
+    ],
 )
 def test_other_levels(fields: dict[str, Any], level: int, caplog: pytest.LogCaptureFixture) -> None:
     assert ended(caplog, record(**fields))[0] == level

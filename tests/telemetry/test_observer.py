@@ -233,7 +233,7 @@ def test_what_came_of_it_is_described() -> None:
     )
     made = record()
     made.describe_result(result)
-    assert (made.images, made.failures, made.retry_count, made.cache) == (2, 1, 4, "partial")
+    assert (made.images, made.failure_codes, made.retry_count, made.cache) == (2, ["IMG_NO_IMAGE"], 4, "partial")
     assert (made.cost_usd, made.savings_usd, made.usage.total_tokens) == (0.25, 0.25, 18)
 
 

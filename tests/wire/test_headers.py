@@ -133,11 +133,21 @@ def test_retry_after_is_rounded_up(seconds: float, header: str) -> None:
 def test_an_error_without_a_time_has_no_retry_after() -> None:
     assert error_headers(InvalidParameterError("m"), request_id="r") == {
         "x-request-id": "r",
+        "x-gemini-image-retries": "0",
         "x-should-retry": "false",
     }
-    assert error_headers(OverloadedError("m"), request_id="r") == {"x-request-id": "r", "retry-after": "2"}
+    assert error_headers(OverloadedError("m"), request_id="r") == {
+        "x-request-id": "r",
+        "x-gemini-image-retries": "0",
+        "retry-after": "2",
+    }
     spent = error_headers(QuotaExhaustedError("m", retry_after=6776.4), request_id="r")
-    assert spent == {"x-request-id": "r", "retry-after": "6777", "x-should-retry": "false"}
+    assert spent == {
+        "x-request-id": "r",
+        "x-gemini-image-retries": "0",
+        "retry-after": "6777",
+        "x-should-retry": "false",
+    }
 
 
 @pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.code)
@@ -146,7 +156,8 @@ def test_clients_are_told_not_to_repeat_what_cannot_help(leaf: type[ImageError],
     error = leaf("m")
     error.attempts = attempts
     told = error_headers(error, request_id="r").get("x-should-retry")
-    assert told == (None if error.retryable and attempts == 1 else "false")
+    waited_for = attempts == 1 or error.code == "IMG_RATE_LIMITED"
+    assert told == (None if error.retryable and waited_for else "false")
 
 
 def test_server_timing_is_in_milliseconds() -> None:

@@ -289,8 +289,16 @@ def test_several_pictures_in_json_keep_their_order_after_the_files() -> None:
 def test_a_mask_that_came_as_a_file_is_taken() -> None:
     mask = ImageSource("mask", data=b"m")
     assert parse({}, EDIT, mask=mask).mask is mask
-    assert parse({}, GENERATION, mask=mask).mask is None
-    assert parse({}, GENERATION, files=(mask,)).images == ()
+
+
+def test_files_that_a_generation_cannot_use_are_refused() -> None:
+    picture, mask = ImageSource("image", data=b"p"), ImageSource("mask", data=b"m")
+    for sent in ({"files": (picture,)}, {"mask": mask}):
+        with pytest.raises(InvalidParameterError) as caught:
+            parse({}, GENERATION, **sent)
+        assert caught.value.openai_code == "unknown_parameter"
+    wish = parse({}, GENERATION, files=(picture,), mask=mask, drop_unknown=True)
+    assert (wish.images, wish.mask) == ((), None)
 
 
 @pytest.mark.parametrize(

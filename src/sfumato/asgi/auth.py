@@ -10,7 +10,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from sfumato.errors import ConfigurationError, UnauthorizedError
-from sfumato.settings import Labelled, Settings
+from sfumato.setting_types import Labelled
+from sfumato.settings import Settings
 
 Authorize = Callable[[Request], Awaitable[str | None]]
 """Let a request in and return its tenant's label, or raise: `UnauthorizedError`, or any other exception to refuse."""

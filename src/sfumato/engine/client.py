@@ -25,7 +25,7 @@ from sfumato.images.request import (
 from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, resolve
 from sfumato.images.safety import Threshold
 from sfumato.pictures.compose import check_original, mask_picture
-from sfumato.telemetry.observer import Call, Observer, Operation, OperationRecord, observed
+from sfumato.telemetry.observer import Call, Observer, Operation, OperationRecord, note_refusal, observed
 from sfumato.upstream.accounts import Account
 from sfumato.wire.gemini import build_request
 from sfumato.wire.payload import Piece, Pieces, encode_base64, size_of
@@ -145,10 +145,8 @@ class ImageClient:
         self, error: ImageError, *, call: Call, operation: str, model: str | None = None, tenant: str | None = None
     ) -> None:
         """Note in telemetry a request that ended before it became a wish."""
-        record = OperationRecord(
-            call=call, operation=operation, model=model, tenant=tenant, error=error, status_code=error.status
-        )
-        self._observer.begin(record).end()
+        record = OperationRecord(call=call, operation=operation, model=model, tenant=tenant)
+        note_refusal(self._observer, record, error)
 
     @property
     def policy(self) -> RequestPolicy:

@@ -132,6 +132,9 @@ def resolve(wish: ImageWish, policy: RequestPolicy, inputs: InputImages | None =
     ratio, tier = _resolve_shape(wish, policy, inputs)
     quality = wish.quality.strip().lower() if wish.quality else None
     style = wish.style.strip() if wish.style and wish.style.strip() else None
+    if style and len(prompt) + len(style) > MAX_PROMPT_CHARS:
+        msg = f"'prompt' and 'style' together are longer than {MAX_PROMPT_CHARS:,} characters. Shorten them."
+        raise InvalidParameterError(msg, param="style")
     style = style.lower() if style and style.lower() in ("vivid", "natural") else style
     return ImageRequest(
         operation=wish.operation,

@@ -126,7 +126,7 @@ class GeminiImageLLM(CustomLLM):
                 return self._healthy(account)
             wish = await self._wish(job, caller, captured, variant)
         except ImageError as error:
-            client.refuse(error, call=call, operation=job.operation.value, model=model)
+            client.refuse(error, call=call, operation=job.operation.value, model=model, tenant=caller.tenant)
             raise
         result = await client.generate(wish, call=call, floor=floor, account=account, timeout_seconds=timeout)
         response = await render_image_response(result, request_id=call.request_id)

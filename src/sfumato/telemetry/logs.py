@@ -58,6 +58,8 @@ def log_fields(record: OperationRecord) -> dict[str, Any]:
         "style": record.style,
         "n": record.n,
         "images": record.images,
+        "failures": len(record.failure_codes),
+        "failure_codes": ",".join(sorted(set(record.failure_codes))) or None,
         "safety_level": record.safety_level,
         "cache": record.cache,
         "cost_usd": round(record.cost_usd, 6),
@@ -74,5 +76,5 @@ def log_fields(record: OperationRecord) -> dict[str, Any]:
 
 def _level(record: OperationRecord) -> int:
     if record.status_code < 400:
-        return logging.WARNING if record.failures else logging.INFO
+        return logging.WARNING if record.failure_codes else logging.INFO
     return logging.ERROR if record.status_code >= 500 else logging.WARNING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from sfumato.errors import ImageError, InternalError
 from sfumato.images.prompts import STYLE_PHRASES
 from sfumato.images.request import ImageRequest, ImageResult, Usage
 
+_log = logging.getLogger("sfumato")
 _CLIENT_CLOSED_REQUEST = 499
 
 
@@ -50,7 +52,7 @@ class OperationRecord:
     accounts: list[str] = field(default_factory=list)
     retry_count: int = 0
     images: int = 0
-    failures: int = 0
+    failure_codes: list[str] = field(default_factory=list)
     cache: str | None = None
     cost_usd: float = 0.0
     savings_usd: float = 0.0
@@ -77,7 +79,7 @@ class OperationRecord:
     def describe_result(self, result: ImageResult) -> None:
         """Fill in what came of it."""
         self.images = len(result.images)
-        self.failures = len(result.failures)
+        self.failure_codes = [failure.error.code for failure in result.failures]
         self.retry_count = result.retries
         self.cache = result.cache_status.value
         self.cost_usd = result.cost_usd
@@ -176,7 +178,7 @@ def observed(observer: Observer, record: OperationRecord, *, clock: Callable[[],
         clock: Monotonic seconds.
     """
     started = clock()
-    operation = observer.begin(record)
+    operation = _begin(observer, record)
     try:
         yield operation
     except ImageError as error:
@@ -190,7 +192,28 @@ def observed(observer: Observer, record: OperationRecord, *, clock: Callable[[],
         raise
     finally:
         record.duration_seconds = clock() - started
+        _end(operation)
+
+
+def note_refusal(observer: Observer, record: OperationRecord, error: ImageError) -> None:
+    """Show a request that ended before any work on it began."""
+    _note(record, error)
+    _end(_begin(observer, record))
+
+
+def _begin(observer: Observer, record: OperationRecord) -> Operation:
+    try:
+        return observer.begin(record)
+    except Exception:  # noqa: BLE001  # whoever looks must not decide what is answered
+        _log.exception("An observer failed; the request goes on unobserved")
+        return NullOperation()
+
+
+def _end(operation: Operation) -> None:
+    try:
         operation.end()
+    except Exception:  # noqa: BLE001  # the same
+        _log.exception("An observer failed; the request is answered all the same")
 
 
 def private_hash(text: str, *, salt: str | None) -> str:

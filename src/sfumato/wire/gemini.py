@@ -30,6 +30,7 @@ BLOCKED_REASONS = frozenset(
 )
 # "You will not be charged for this request": these pass on a repetition often enough to try once.
 RETRIED_REASONS = frozenset({"NO_IMAGE", "IMAGE_OTHER", "OTHER"})
+_PASSING_REASONS = frozenset({"TEXT_ONLY", "EMPTY", "MALFORMED_RESPONSE", "FINISH_REASON_UNSPECIFIED"})
 _ESCAPE = re.compile(rb"\\")
 _DATA_URI = re.compile(rb"data:image/[a-z.+-]+;base64,([A-Za-z0-9+/=]+)")
 
@@ -275,4 +276,5 @@ def _no_image(reason: str, parts: list[_Part]) -> NoImageError:
         "MAX_TOKENS": "Gemini ran out of output tokens before the picture. Shorten the prompt.",
     }
     message = what.get(reason, f"Gemini made no picture ({reason}). Send the request again or rephrase the prompt.")
-    return NoImageError(message, reason=reason)
+    # LANGUAGE, MAX_TOKENS and the like follow from the request: the same one ends the same way.
+    return NoImageError(message, reason=reason, retryable=reason in RETRIED_REASONS | _PASSING_REASONS)

@@ -46,7 +46,7 @@ def error_headers(error: ImageError, *, request_id: str) -> dict[str, str]:
     OpenAI clients repeat 408, 409, 429 and 5xx twice and routers do so again, so ``x-should-retry: false`` goes with
     every error whose repetition cannot help or was already tried here.
     """
-    headers = {"x-request-id": request_id}
+    headers = {"x-request-id": request_id, "x-gemini-image-retries": str(error.attempts - 1)}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(0, math.ceil(error.retry_after)))
     if not error.worth_repeating:

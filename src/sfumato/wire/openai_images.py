@@ -82,7 +82,8 @@ def parse_request(
     _check_background(given)
     _check_stream(given)
     given.skip("model", "user", "safety_identifier", *_IGNORED)
-    _refuse_rest(given, "Leave it out.", drop_unknown=drop_unknown)
+    strays = [] if edit else [source.param for source in (*files, mask) if source]
+    _refuse(strays + given.rest(), "Leave it out.", drop_unknown=drop_unknown)
     return wish
 
 
@@ -168,8 +169,7 @@ def render_error(error: ImageError, *, request_id: str) -> dict[str, Any]:
     }
 
 
-def _refuse_rest(given: Parameters, advice: str, *, drop_unknown: bool) -> None:
-    unknown = given.rest()
+def _refuse(unknown: Sequence[str], advice: str, *, drop_unknown: bool) -> None:
     if unknown and not drop_unknown:
         # A name is the client's text: as long as it likes, and not always valid Unicode.
         name = unknown[0][:_MAX_NAME_CHARS].encode(errors="replace").decode()
@@ -190,7 +190,7 @@ def _gemini_words(given: Parameters, *, drop_unknown: bool) -> dict[str, str | N
                     param = f"{container}.{spelling}"
                     raise InvalidParameterError(f"'{param}' and '{name}' differ: send one of the two.", param=param)
                 found[name] = known if value is None else value
-        _refuse_rest(config, "Leave it out.", drop_unknown=drop_unknown)
+        _refuse(config.rest(), "Leave it out.", drop_unknown=drop_unknown)
     return found
 
 
@@ -236,7 +236,7 @@ def _cache_control(given: Parameters, *, drop_unknown: bool) -> CacheControl:
         ttl_seconds=wishes.seconds("ttl"),
         max_age_seconds=wishes.seconds("s-maxage"),
     )
-    _refuse_rest(wishes, "Expected no-cache, no-store, ttl or s-maxage.", drop_unknown=drop_unknown)
+    _refuse(wishes.rest(), "Expected no-cache, no-store, ttl or s-maxage.", drop_unknown=drop_unknown)
     return control
 
 
