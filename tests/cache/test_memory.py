@@ -41,7 +41,7 @@ class TestMemoryStore(StoreContract):
             clock.advance(10)
             assert await store.get("another key") is None
             gc.collect()
-            assert tracemalloc.get_traced_memory()[0] < held - 4 * len(TENTH)
+            assert tracemalloc.get_traced_memory()[0] < held - 3 * len(TENTH)
         finally:
             tracemalloc.stop()
 
