@@ -7,6 +7,7 @@ import logging
 import random
 import time
 import weakref
+from pathlib import Path
 
 import httpx
 import platformdirs
@@ -18,7 +19,11 @@ from sfumato.cache.noop import NoopStore
 from sfumato.cache.store import Store
 from sfumato.engine.attempts import Attempts
 from sfumato.engine.client import ImageClient
+from sfumato.engine.coordination import Leases, LocalLeases
+from sfumato.engine.file_leases import FileLeases
+from sfumato.engine.flights import Flights
 from sfumato.engine.intake import Intake
+from sfumato.engine.slots import Slots
 from sfumato.errors import ConfigurationError
 from sfumato.pictures.inspect import ImageLimits
 from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
@@ -81,14 +86,18 @@ class Runtime:
                 max_request_bytes=max_request_bytes,
                 fetcher=PictureFetcher(http, hosts=settings.fetch_hosts, max_bytes=max_request_bytes),
             ),
-            cache=ImageCache(create_store(settings), ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
-            attempts=self._attempts(http),
+            slots=Slots(
+                cache=ImageCache(create_store(settings), ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
+                flights=Flights(create_leases(settings), clock=time.monotonic),
+                attempts=self._attempts(http),
+                max_request_bytes=max_request_bytes,
+                clock=time.monotonic,
+                wall_clock=time.time,
+            ),
             observer=self._observer,
             timeout_seconds=settings.timeout_seconds,
-            max_request_bytes=max_request_bytes,
             hash_salt=settings.hash_salt.get_secret_value() if settings.hash_salt else None,
             clock=time.monotonic,
-            wall_clock=time.time,
             on_close=(http.aclose,),
         )
 
@@ -115,8 +124,19 @@ def create_store(settings: Settings) -> Store:
         return NoopStore()
     if settings.cache_backend == "memory":
         return MemoryStore(max_bytes=max_bytes)
-    directory = settings.cache_dir or platformdirs.user_cache_path("sfumato")
-    return FilesystemStore(directory, max_bytes=max_bytes)
+    return FilesystemStore(cache_directory(settings), max_bytes=max_bytes)
+
+
+def create_leases(settings: Settings) -> Leases:
+    """Create what coordinates the processes that share the configured cache."""
+    if settings.cache_enabled and settings.cache_backend == "filesystem":
+        return FileLeases(cache_directory(settings) / "leases", clock=time.monotonic)
+    return LocalLeases()
+
+
+def cache_directory(settings: Settings) -> Path:
+    """Return where the filesystem cache is."""
+    return settings.cache_dir or platformdirs.user_cache_path("sfumato")
 
 
 def _refuse_unavailable(settings: Settings) -> None:

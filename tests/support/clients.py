@@ -14,7 +14,10 @@ from sfumato.cache.memory import MemoryStore
 from sfumato.cache.store import Store
 from sfumato.engine.attempts import Attempts
 from sfumato.engine.client import ImageClient
+from sfumato.engine.coordination import Leases, LocalLeases
+from sfumato.engine.flights import Flights
 from sfumato.engine.intake import Intake
+from sfumato.engine.slots import Slots
 from sfumato.errors import ImageError
 from sfumato.images.request import ImageResult, Operation
 from sfumato.images.resolution import RequestPolicy
@@ -104,6 +107,7 @@ async def bench(
     max_request_bytes: int = 20 * MEGABYTE,
     max_response_bytes: int = 64 * MEGABYTE,
     http: httpx.AsyncClient | None = None,
+    leases: Leases | None = None,
 ) -> AsyncIterator[Bench]:
     """Yield a client for the upstream at *url*; each key is an account labelled by itself."""
     seen = Recording()
@@ -115,21 +119,25 @@ async def bench(
             max_request_bytes=max_request_bytes,
             fetcher=PictureFetcher(http, hosts=[httpx.URL(url).netloc.decode()], max_bytes=max_request_bytes),
         ),
-        cache=ImageCache(store or MemoryStore(256 * MEGABYTE), ttl_seconds=3600, clock=wall_clock),
-        attempts=Attempts(
-            transport=GeminiTransport(http, max_response_bytes=max_response_bytes),
-            accounts=AccountPool(Account.at(key, key, url, "v1beta") for key in keys),
-            retry=RetryPolicy(max_attempts=max_attempts),
+        slots=Slots(
+            cache=ImageCache(store or MemoryStore(256 * MEGABYTE), ttl_seconds=3600, clock=wall_clock),
+            flights=Flights(leases or LocalLeases(), clock=seen.clock),
+            attempts=Attempts(
+                transport=GeminiTransport(http, max_response_bytes=max_response_bytes),
+                accounts=AccountPool(Account.at(key, key, url, "v1beta") for key in keys),
+                retry=RetryPolicy(max_attempts=max_attempts),
+                clock=seen.clock,
+                sleep=seen.sleep,
+                random=lambda: 1.0,
+            ),
+            max_request_bytes=max_request_bytes,
             clock=seen.clock,
-            sleep=seen.sleep,
-            random=lambda: 1.0,
+            wall_clock=wall_clock,
         ),
         observer=seen,
         timeout_seconds=timeout_seconds,
-        max_request_bytes=max_request_bytes,
         hash_salt=None,
         clock=seen.clock,
-        wall_clock=wall_clock,
         on_close=(http.aclose,),
     )
     try:

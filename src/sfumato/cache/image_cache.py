@@ -114,14 +114,19 @@ class ImageCache:
         ttl = self._ttl_seconds if control.ttl_seconds is None else control.ttl_seconds
         return ttl if self.enabled and not control.no_store and 0 < ttl < math.inf else None
 
-    async def lookup(self, request: ImageRequest, slot: int) -> GeneratedImage | None:
+    async def lookup(self, request: ImageRequest, slot: int, *, again: bool = False) -> GeneratedImage | None:
         """Return the stored picture with raw bytes and its age, or None.
 
         ``no_cache`` answers None without asking the store, and counts as no lookup.
+
+        Args:
+            request: What is asked for.
+            slot: Which of the n pictures.
+            again: The request looked already, and missed: a second look is not counted as a lookup of its own.
         """
         if not self.enabled or request.cache_control.no_cache:
             return None
-        self._lookups += 1
+        self._lookups += not again
         try:
             image = await self._find(request, slot)
         except Exception as error:  # noqa: BLE001 - whatever a store does, the request goes on

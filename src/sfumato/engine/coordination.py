@@ -1,0 +1,54 @@
+"""The port for state shared between processes and hosts: who is making a picture right now."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Lease(Protocol):
+    """The right to make the picture of one key, until released or until its holder dies."""
+
+    async def release(self) -> None:
+        """Give the right back; harmless when it was lost meanwhile."""
+        ...
+
+
+class Leases(Protocol):
+    """Hand out leases, one at a time per key.
+
+    Every method may raise what its medium raises (``OSError``, a client library's errors): whoever asks then goes on
+    alone.
+    """
+
+    async def acquire(self, key: str) -> Lease | None:
+        """Take the lease of *key* at once, None when somebody else holds it."""
+        ...
+
+    async def wait(self, key: str, timeout_seconds: float) -> bool:
+        """Wait until the lease of *key* is free; False when *timeout_seconds* passed first."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections and handles."""
+        ...
+
+
+class LocalLeases:
+    """Leases of a process that shares its cache with no other: always free.
+
+    Within a process, flights know each other without leases.
+    """
+
+    async def acquire(self, key: str) -> Lease | None:  # noqa: ARG002  # the protocol's signature
+        """Take the lease."""
+        return self
+
+    async def wait(self, key: str, timeout_seconds: float) -> bool:  # noqa: ARG002  # the protocol's signature
+        """Return at once."""
+        return True
+
+    async def release(self) -> None:
+        """Do nothing."""
+
+    async def aclose(self) -> None:
+        """Do nothing."""

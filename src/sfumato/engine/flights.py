@@ -1,0 +1,135 @@
+"""Running generations by key: one upstream call for any number of identical requests.
+
+Within a process the first request of a key leads and the others wait for its picture. Between processes and hosts the
+leader holds a lease; a leader elsewhere is waited for, and its picture is then found in the cache. Nobody waits for
+ever: with half of the time to the deadline gone, a follower goes on alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sfumato.engine.coordination import Lease, Leases
+from sfumato.errors import ImageError
+from sfumato.images.request import GeneratedImage
+
+_log = logging.getLogger("sfumato")
+_PATIENCE = 0.5
+
+Make = Callable[[], Awaitable[GeneratedImage]]
+Find = Callable[[], Awaitable[GeneratedImage | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """One picture that is wanted.
+
+    Attributes:
+        key: What it is cached under.
+        slot: Its place among the n of its request.
+        deadline: When its request gives up, on the clock of `Flights`.
+        find: Looks for the picture in the cache.
+        make: Makes the picture and stores it.
+        is_private: Tells whether an error of *make* concerns this request only (its deadline, its own account).
+    """
+
+    key: str
+    slot: int
+    deadline: float
+    find: Find
+    make: Make
+    is_private: Callable[[ImageError], bool]
+
+
+class Flights:
+    """Let one of many identical flights fly.
+
+    Args:
+        leases: Coordinates with other processes and hosts.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, leases: Leases, *, clock: Callable[[], float]) -> None:
+        self._leases = leases
+        self._clock = clock
+        # None stands for a leader that left without a result that others could use: elect another.
+        self._running: dict[str, asyncio.Future[GeneratedImage | ImageError | None]] = {}
+
+    async def fly(self, flight: Flight) -> GeneratedImage:
+        """Return the picture, made here or taken from whoever makes it already.
+
+        A shared picture counts as a hit: its ``age_seconds`` is set, so it costs nothing.
+
+        Raises:
+            ImageError: The leader's error, unless it concerns the leader only; then another leader is elected.
+        """
+        patience = self._clock() + (flight.deadline - self._clock()) * _PATIENCE
+        while (running := self._running.get(flight.key)) is not None:
+            remaining = patience - self._clock()
+            await asyncio.wait([running], timeout=max(0.0, remaining))
+            if not running.done():
+                return await flight.make()
+            outcome = running.result()
+            if isinstance(outcome, ImageError):
+                raise copy.copy(outcome)
+            if outcome is not None:
+                return _shared(outcome, flight.slot)
+        return await self._lead(flight, patience)
+
+    async def aclose(self) -> None:
+        """Release what the leases hold."""
+        await self._leases.aclose()
+
+    async def _lead(self, flight: Flight, patience: float) -> GeneratedImage:
+        outcome: asyncio.Future[GeneratedImage | ImageError | None] = asyncio.get_running_loop().create_future()
+        self._running[flight.key] = outcome
+        told: GeneratedImage | ImageError | None = None
+        try:
+            told = await self._find_or_make(flight, patience)
+        except ImageError as error:
+            told = None if flight.is_private(error) else error
+            raise
+        else:
+            return told
+        finally:
+            del self._running[flight.key]
+            outcome.set_result(told)
+
+    async def _find_or_make(self, flight: Flight, patience: float) -> GeneratedImage:
+        lease: Lease | None = None
+        try:
+            lease = await self._lease(flight, patience)
+            # Whoever led until now, here or elsewhere, has stored it: the first look may have been too early.
+            found = await flight.find()
+            return found if found is not None else await flight.make()
+        finally:
+            if lease is not None:
+                await self._release(lease)
+
+    async def _lease(self, flight: Flight, patience: float) -> Lease | None:
+        """Return the lease, or None to go on without: the picture is there, patience is over, or leases do not work."""
+        try:
+            while (lease := await self._leases.acquire(flight.key)) is None:
+                free = await self._leases.wait(flight.key, max(0.0, patience - self._clock()))
+                if not free or await flight.find() is not None:
+                    return None
+        except Exception as error:  # noqa: BLE001  # whatever coordination does, the request goes on
+            _log.warning("Coordination failed (%s); this request goes on alone.", type(error).__name__)
+            return None
+        return lease
+
+    async def _release(self, lease: Lease) -> None:
+        # Shielded: a request that is cancelled here must not keep other processes waiting.
+        try:
+            await asyncio.shield(asyncio.ensure_future(lease.release()))
+        except Exception as error:  # noqa: BLE001  # the lease ends with its holder or its time
+            _log.warning("A lease could not be released (%s).", type(error).__name__)
+
+
+def _shared(image: GeneratedImage, slot: int) -> GeneratedImage:
+    return dataclasses.replace(image, slot=slot, age_seconds=image.age_seconds or 0.0)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sfumato.engine.coordination import Lease, LocalLeases
+from sfumato.engine.flights import Flight, Flights
+from sfumato.errors import DeadlineError, ImageError, RateLimitedError, SafetyBlockedError
+from sfumato.images.request import CacheStatus, GeneratedImage, Picture, Usage
+from tests.conftest import Emulator
+from tests.support.clients import bench
+
+pytestmark = pytest.mark.anyio
+
+
+class Bay:
+    """One key's pictures: what was made, what is stored, and when a maker may finish."""
+
+    def __init__(self, leases: Any = None, *, patience: float = 60.0) -> None:
+        self.flights = Flights(leases or LocalLeases(), clock=lambda: 0.0)
+        self.patience = patience
+        self.made = 0
+        self.stored: GeneratedImage | None = None
+        self.finish = asyncio.Event()
+        self.errors: list[ImageError] = []
+
+    def image(self, *, age_seconds: float | None = None) -> GeneratedImage:
+        picture = Picture(raw=b"p", mime_type="image/png", width=1, height=1)
+        return GeneratedImage(slot=0, picture=picture, usage=Usage(), price_usd=0.1, created=0, age_seconds=age_seconds)
+
+    async def find(self) -> GeneratedImage | None:
+        return self.stored
+
+    async def make(self) -> GeneratedImage:
+        self.made += 1
+        await self.finish.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        self.stored = self.image(age_seconds=1.0)
+        return self.image()
+
+    def start(self, *, slot: int = 0, is_private: Callable[[ImageError], bool] | None = None) -> asyncio.Task[Any]:
+        flight = Flight(
+            key="key",
+            slot=slot,
+            deadline=self.patience * 2,
+            find=self.find,
+            make=self.make,
+            is_private=is_private or (lambda error: isinstance(error, DeadlineError)),
+        )
+        return asyncio.create_task(self.flights.fly(flight))
+
+    async def settled(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+async def test_many_make_one_and_all_but_one_are_hits() -> None:
+    bay = Bay()
+    tasks = [bay.start(slot=slot) for slot in range(50)]
+    await bay.settled()
+    bay.finish.set()
+    images = await asyncio.gather(*tasks)
+    assert bay.made == 1
+    assert [image.slot for image in images[1:]] == list(range(1, 50)), "each keeps its own place"
+    assert sorted({image.cost_usd for image in images}) == [0.0, 0.1]
+    assert sum(image.cost_usd for image in images) == pytest.approx(0.1), "only the leader pays"
+
+
+async def test_a_shared_error_is_told_to_all_each_its_own() -> None:
+    """A refusal is the request's: nobody asks again; each gets an exception of its own, not a shared traceback."""
+    bay = Bay()
+    bay.errors = [SafetyBlockedError("no", reason="IMAGE_SAFETY")]
+    tasks = [bay.start() for _ in range(3)]
+    await bay.settled()
+    bay.finish.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert bay.made == 1
+    assert {type(outcome) for outcome in outcomes} == {SafetyBlockedError}
+    assert len({id(outcome) for outcome in outcomes}) == 3
+    assert {outcome.reason for outcome in outcomes if isinstance(outcome, ImageError)} == {"IMAGE_SAFETY"}
+
+
+async def test_private_trouble_elects_another_leader() -> None:
+    """The leader's own deadline is no reason for the others to fail."""
+    bay = Bay()
+    bay.errors = [DeadlineError("late", reason="deadline")]
+    tasks = [bay.start() for _ in range(3)]
+    await bay.settled()
+    bay.finish.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert bay.made == 2
+    assert [isinstance(outcome, GeneratedImage) for outcome in outcomes] == [False, True, True]
+
+
+async def test_an_own_account_is_private_trouble() -> None:
+    bay = Bay()
+    bay.errors = [RateLimitedError("own key")]
+    first = bay.start(is_private=lambda _: True)
+    second = bay.start()
+    await bay.settled()
+    bay.finish.set()
+    outcomes = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(outcomes[0], RateLimitedError)
+    assert isinstance(outcomes[1], GeneratedImage)
+
+
+async def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
+    bay = Bay()
+    leader, follower = bay.start(), bay.start()
+    await bay.settled()
+    leader.cancel()
+    await bay.settled()
+    bay.finish.set()
+    assert isinstance(await follower, GeneratedImage)
+    assert bay.made == 2
+
+
+async def test_a_follower_waits_for_half_of_its_time_and_then_goes_alone() -> None:
+    bay = Bay(patience=0.05)
+    tasks = [bay.start(), bay.start()]
+    while bay.made < 2:  # noqa: ASYNC110  # the follower's own patience is what ends
+        await asyncio.sleep(0.005)
+    bay.finish.set()
+    images = await asyncio.gather(*tasks)
+    assert [image.age_seconds for image in images] == [None, None], "both were made, both are paid"
+
+
+async def test_a_look_that_was_too_early_is_repeated() -> None:
+    """Between our miss and our turn somebody may have stored it."""
+    bay = Bay()
+    bay.stored = bay.image(age_seconds=2.0)
+    image = await bay.start()
+    assert bay.made == 0
+    assert image.cost_usd == 0
+
+
+class Elsewhere:
+    """Leases of which another process holds the first."""
+
+    def __init__(self, *, free: bool = True, fault: bool = False, stuck: bool = False) -> None:
+        self.bay: Bay | None = None
+        self.free, self.fault, self.stuck = free, fault, stuck
+        self.acquired = self.waited = self.released = 0
+
+    async def acquire(self, key: str) -> Lease | None:
+        if self.fault:
+            raise OSError("gone")
+        self.acquired += 1
+        return None if self.acquired == 1 else self
+
+    async def wait(self, key: str, timeout_seconds: float) -> bool:
+        self.waited += 1
+        if self.bay is not None:
+            self.bay.stored = self.bay.image(age_seconds=0.5)
+        return self.free
+
+    async def release(self) -> None:
+        self.released += 1
+        if self.stuck:
+            raise OSError("gone")
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_leader_elsewhere_is_waited_for_and_its_picture_found() -> None:
+    leases = Elsewhere()
+    bay = Bay(leases)
+    leases.bay = bay
+    image = await bay.start()
+    assert (bay.made, leases.waited, image.cost_usd) == (0, 1, 0.0)
+
+
+async def test_a_leader_elsewhere_that_died_is_replaced() -> None:
+    """It left no picture, so the lease is taken and given back afterwards."""
+    leases = Elsewhere()
+    bay = Bay(leases)
+    bay.finish.set()
+    await bay.start()
+    assert (bay.made, leases.acquired, leases.released) == (1, 2, 1)
+
+
+async def test_a_leader_elsewhere_that_takes_too_long_is_not_waited_for() -> None:
+    leases = Elsewhere(free=False)
+    bay = Bay(leases)
+    bay.finish.set()
+    await bay.start()
+    assert (bay.made, leases.acquired, leases.released) == (1, 1, 0)
+
+
+async def test_coordination_that_fails_costs_nothing_but_coordination(caplog: pytest.LogCaptureFixture) -> None:
+    bay = Bay(Elsewhere(fault=True))
+    bay.finish.set()
+    assert isinstance(await bay.start(), GeneratedImage)
+    assert "goes on alone" in caplog.text
+
+
+async def test_a_release_that_fails_loses_no_picture() -> None:
+    leases = Elsewhere(stuck=True)
+    bay = Bay(leases)
+    bay.finish.set()
+    assert isinstance(await bay.start(), GeneratedImage)
+    assert leases.released == 1
+
+
+async def test_identical_requests_make_one_call_per_slot(emulator: Emulator) -> None:
+    """Through the client: 20 requests of n=2 at once make two calls, and one request pays."""
+    async with bench(emulator.url) as it:
+        results = await asyncio.gather(*(it.make("x [[emulator:latency:0.3;id=flights]]", n=2) for _ in range(20)))
+    assert len(emulator.calls()) == 2
+    assert sorted(result.cache_status for result in results) == [CacheStatus.HIT] * 19 + [CacheStatus.MISS]
+    assert sum(result.cost_usd for result in results) == pytest.approx(
+        sum(float(call["cost_usd"]) for call in emulator.calls()), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("control", [{"no-cache": True}, {"no-store": True}])
+async def test_who_wants_a_fresh_picture_gets_one(emulator: Emulator, control: dict[str, bool]) -> None:
+    async with bench(emulator.url) as it:
+        await asyncio.gather(*(it.make("x [[emulator:latency:0.1;id=fresh]]", cache=control) for _ in range(3)))
+    assert len(emulator.calls()) == 3
