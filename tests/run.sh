@@ -66,6 +66,19 @@ install() {
   fi
 }
 
+# The cache's tests start a Redis server of their own; in CI a missing one is a failure, on a laptop they are skipped.
+install_servers() {
+  command -v redis-server >/dev/null 2>&1 && return 0
+  local as_root=()
+  [[ "$(id -u)" == 0 ]] || as_root=(sudo -n)
+  if command -v apt-get >/dev/null 2>&1 && "${as_root[@]}" true 2>/dev/null; then
+    "${as_root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends redis-server >/dev/null
+    return 0
+  fi
+  echo "run.sh: no redis-server, and no way to install it here: its tests are skipped, or fail in CI"
+}
+
 covered_tests() {
   rm -rf "$build/coverage"
   mkdir -p "$build/coverage"
@@ -135,6 +148,7 @@ finish() {
 trap finish EXIT
 
 step "install" install
+step "servers" install_servers
 export COVERAGE_FILE="$build/coverage/data" SFUMATO_NEWEST_OPENAI_PYTHON="$newest/bin/python"
 if (($#)); then
   step "pytest $*" "$venv/bin/python" -m pytest "$@"

@@ -324,7 +324,10 @@ def test_unknown_names_are_told_with_the_closest_real_one(monkeypatch: pytest.Mo
     monkeypatch.setenv("GEMINI_IMAGE_SAFTEY_FLOOR", "HIGH")
     monkeypatch.setenv("GEMINI_IMAGE_SAFETY_FLOOR", "HIGH")
     monkeypatch.setenv("gemini_image_other", "x")
-    assert unknown_variables() == (("GEMINI_IMAGE_SAFTEY_FLOOR", "GEMINI_IMAGE_SAFETY_FLOOR"),)
+    assert unknown_variables()[0] == ("GEMINI_IMAGE_SAFTEY_FLOOR", "GEMINI_IMAGE_SAFETY_FLOOR")
+    assert unknown_variables({"gemini_image_safety_floor": "HIGH"}) == (
+        ("gemini_image_safety_floor", "GEMINI_IMAGE_SAFETY_FLOOR"),
+    ), "names are case-sensitive, and a safety variable in the wrong case must not pass"
     assert [name for name, _ in unknown_variables({"GEMINI_IMAGE_Z": "", "GEMINI_IMAGE_": "", "CACHE_X": ""})] == [
         "GEMINI_IMAGE_",
         "GEMINI_IMAGE_Z",

@@ -7,20 +7,15 @@ import logging
 import random
 import time
 import weakref
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
-import platformdirs
 
-from sfumato.cache.filesystem import FilesystemStore
+from sfumato.cache.factory import cache_directory, create_redis, create_store
 from sfumato.cache.image_cache import ImageCache
-from sfumato.cache.memory import MemoryStore
-from sfumato.cache.noop import NoopStore
-from sfumato.cache.store import Store
 from sfumato.engine.attempts import Attempts
 from sfumato.engine.client import ImageClient
 from sfumato.engine.coordination import Leases, LocalLeases
-from sfumato.engine.file_leases import FileLeases
 from sfumato.engine.flights import Flights
 from sfumato.engine.intake import Intake
 from sfumato.engine.slots import Slots
@@ -33,6 +28,9 @@ from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.fetch import PictureFetcher
 from sfumato.upstream.retry import RetryPolicy
 from sfumato.upstream.transport import GeminiTransport, create_http_client
+
+if TYPE_CHECKING:
+    from sfumato.cache.redis import RedisConnection
 
 _log = logging.getLogger("sfumato")
 
@@ -51,8 +49,14 @@ class Runtime:
     def __init__(self, settings: Settings | None = None, *, observer: Observer | None = None) -> None:
         self.settings = settings or load_settings()
         self._observer = observer or RequestLog()
+        self._accounts = tuple(
+            Account.at(label, secret.get_secret_value(), self.settings.api_base, self.settings.api_version)
+            for label, secret in self.settings.accounts
+        )
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ImageClient] = weakref.WeakKeyDictionary()
         _refuse_unavailable(self.settings)
+        # A cache that cannot be built is known at the start and not at the first request; nothing is connected to.
+        create_store(self.settings)
         for name, closest in unknown_variables():
             _log.warning("The variable %s means nothing to sfumato. Did you mean %s?", name, closest)
 
@@ -78,6 +82,8 @@ class Runtime:
     def _build(self) -> ImageClient:
         settings = self.settings
         max_request_bytes = int(settings.max_request_mb * MEGABYTE)
+        redis = create_redis(settings)
+        store = create_store(settings, redis)
         http = create_http_client(connect_timeout_seconds=settings.connect_timeout_seconds)
         return ImageClient(
             policy=settings.policy,
@@ -87,8 +93,8 @@ class Runtime:
                 fetcher=PictureFetcher(http, hosts=settings.fetch_hosts, max_bytes=max_request_bytes),
             ),
             slots=Slots(
-                cache=ImageCache(create_store(settings), ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
-                flights=Flights(create_leases(settings), clock=time.monotonic),
+                cache=ImageCache(store, ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
+                flights=Flights(create_leases(settings, redis), clock=time.monotonic),
                 attempts=self._attempts(http),
                 max_request_bytes=max_request_bytes,
                 clock=time.monotonic,
@@ -103,13 +109,9 @@ class Runtime:
 
     def _attempts(self, http: httpx.AsyncClient) -> Attempts:
         settings = self.settings
-        accounts = (
-            Account.at(label, secret.get_secret_value(), settings.api_base, settings.api_version)
-            for label, secret in settings.accounts
-        )
         return Attempts(
             transport=GeminiTransport(http, max_response_bytes=int(settings.max_response_mb * MEGABYTE)),
-            accounts=AccountPool(accounts),
+            accounts=AccountPool(self._accounts),
             retry=RetryPolicy(max_attempts=settings.max_attempts),
             clock=time.monotonic,
             sleep=asyncio.sleep,
@@ -117,33 +119,27 @@ class Runtime:
         )
 
 
-def create_store(settings: Settings) -> Store:
-    """Create the configured cache backend."""
-    max_bytes = int(settings.cache_max_size_mb * MEGABYTE)
-    if not settings.cache_enabled or settings.cache_backend == "noop":
-        return NoopStore()
-    if settings.cache_backend == "memory":
-        return MemoryStore(max_bytes=max_bytes)
-    return FilesystemStore(cache_directory(settings), max_bytes=max_bytes)
+def create_leases(settings: Settings, redis: RedisConnection | None) -> Leases:
+    """Create what coordinates the processes that share the configured cache.
 
+    Args:
+        settings: The configuration.
+        redis: The store's connection, whose circuit the leases then share.
+    """
+    if redis is not None:
+        from sfumato.engine.redis_leases import RedisLeases  # noqa: PLC0415  # an extra, loaded when it is asked for
 
-def create_leases(settings: Settings) -> Leases:
-    """Create what coordinates the processes that share the configured cache."""
+        return RedisLeases(redis)
     if settings.cache_enabled and settings.cache_backend == "filesystem":
+        from sfumato.engine.file_leases import FileLeases  # noqa: PLC0415  # it needs fcntl, which Windows lacks
+
         return FileLeases(cache_directory(settings) / "leases", clock=time.monotonic)
     return LocalLeases()
-
-
-def cache_directory(settings: Settings) -> Path:
-    """Return where the filesystem cache is."""
-    return settings.cache_dir or platformdirs.user_cache_path("sfumato")
 
 
 def _refuse_unavailable(settings: Settings) -> None:
     """Refuse what this version does not do: a setting without its effect would mislead whoever set it."""
     asked = {
-        "cache_backend": settings.cache_backend in ("redis", "s3"),
-        "cache_memory_mb": settings.cache_memory_mb > 0,
         "url_mode": settings.url_mode == "link",
         "accounts_file": settings.accounts_file is not None,
         "prices_file": settings.prices_file is not None,

@@ -11,6 +11,7 @@ from sfumato.errors import InvalidParameterError
 from sfumato.images.safety import Threshold, parse_category, parse_threshold
 
 _BASE_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 # Labels stand in logs, metrics and cache scopes: they must be words there, and never an address.
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -42,6 +43,8 @@ def _checked_labels(pairs: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
         raise ValueError("a label has letters, digits, '.', '_' and '-' only, at most 64")
     if len({label for label, _ in pairs}) < len(pairs):
         raise ValueError("every label must be different")
+    if len({secret.get_secret_value() for _, secret in pairs}) < len(pairs):
+        raise ValueError("every key must be different: one key cannot have two labels")
     return pairs
 
 
@@ -69,10 +72,20 @@ def _thresholds(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        pairs = (item.partition("=") for item in value.split(",") if item.strip())
-        return {parse_category(c, param="category"): parse_threshold(t, param="threshold") for c, _, t in pairs}
+        pairs = [item.partition("=") for item in value.split(",") if item.strip()]
+        wishes = {parse_category(c, param="category"): parse_threshold(t, param="threshold") for c, _, t in pairs}
     except InvalidParameterError as error:
         raise ValueError(error.message) from None
+    if len(wishes) < len(pairs):
+        raise ValueError("every category must be named once")
+    return wishes
+
+
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    for host in value:
+        if not _HOST.fullmatch(host):
+            raise ValueError("expected hosts such as images.example.com or images.example.com:8443, without a scheme")
+    return value
 
 
 def _base_url(value: str) -> str:
@@ -98,7 +111,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Secret = Annotated[SecretStr, BeforeValidator(_stripped)]
 LabelledSecrets = Annotated[tuple[Labelled, ...], BeforeValidator(_labelled), AfterValidator(_checked_labels)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_secrets)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_hosts)]
 ThresholdSetting = Annotated[Threshold, BeforeValidator(_threshold)]
 Thresholds = Annotated[dict[str, Threshold], BeforeValidator(_thresholds)]
 BaseUrl = Annotated[str, BeforeValidator(_stripped), AfterValidator(_base_url)]

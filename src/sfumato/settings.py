@@ -26,6 +26,7 @@ from sfumato.setting_types import (
     BaseUrl,
     CacheBackend,
     CacheScope,
+    Hosts,
     Labelled,
     LabelledSecrets,
     LogLevel,
@@ -36,7 +37,6 @@ from sfumato.setting_types import (
     ThresholdSetting,
     TierSetting,
     UrlMode,
-    Words,
 )
 
 PREFIX = "GEMINI_IMAGE_"
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     max_input_pixels: int = _var(
         "GEMINI_IMAGE_MAX_INPUT_PIXELS", default=64_000_000, doc="Limit of width x height of an input image.", gt=0
     )
-    fetch_hosts: Words = _var(
+    fetch_hosts: Hosts = _var(
         "GEMINI_IMAGE_FETCH_HOSTS", default=(), doc="Hosts that remote input images may come from."
     )
     hash_salt: SecretStr | None = _var(
@@ -310,8 +310,8 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[tuple[s
     """
     known = [name for field in Settings.model_fields for name in variable_names(field)]
     names = os.environ if environ is None else environ
-    strays = (name for name in names if name.startswith(PREFIX) and name not in known)
-    return tuple((name, difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]) for name in sorted(strays))
+    strays = (name for name in names if name.upper().startswith(PREFIX) and name not in known)
+    return tuple((name, difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]) for name in sorted(strays))
 
 
 def _explained(error: ValidationError) -> str:

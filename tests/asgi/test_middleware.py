@@ -175,10 +175,23 @@ async def test_the_path_names_the_model_of_a_deployment(emulator: Emulator) -> N
     assert other.status_code == 299
 
 
-def test_nobody_to_decide_is_a_start_up_error(emulator: Emulator) -> None:
-    """A middleware runs outside the routes' own dependencies: with no guard it must not start."""
+async def test_nobody_to_decide_fails_the_start(emulator: Emulator) -> None:
+    """A middleware runs outside the routes' own dependencies: with no guard it must not start, nor answer."""
+    app = Starlette()
+    app.add_middleware(GeminiImageMiddleware, settings=load_settings(api_key="k", api_base=emulator.url))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    assert sent[0]["type"] == "lifespan.startup.failed"
+    assert "anonymous=True" in sent[0]["message"]
     with pytest.raises(ConfigurationError, match="anonymous=True"):
-        behind(Host(), emulator, anonymous=False)
+        await app({"type": "http", "method": "GET", "path": "/", "headers": []}, receive, send)
 
 
 async def test_authorize_names_the_tenant_or_refuses(emulator: Emulator) -> None:

@@ -4,9 +4,12 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -16,9 +19,19 @@ import pytest
 from anyio import to_thread
 
 from sfumato.cache.filesystem import FilesystemStore
+from sfumato.cache.image_cache import CacheFault, ImageCache
 from sfumato.cache.store import DamagedValueError
 from sfumato.wire.payload import Piece
-from tests.cache.contract import CAPACITY_BYTES, TENTH, Clock, StoreContract, keys_of, put
+from tests.cache.contract import (
+    CAPACITY_BYTES,
+    TENTH,
+    Clock,
+    StoreContract,
+    keys_of,
+    put,
+    sample_image,
+    sample_request,
+)
 
 FILL = """
 import anyio, sys
@@ -29,15 +42,16 @@ async def main(directory, capacity):
     store = FilesystemStore(Path(directory), int(capacity))
     for number in range(150):
         key = f"key {number % 40}"
-        assert await store.set(key, [key.encode(), bytes(20_000)], expires_in=600)
+        await store.set(key, [key.encode(), bytes(20_000)], expires_in=600)
         value = await store.get(f"key {(number * 7) % 40}")
         assert value is None or value == f"key {(number * 7) % 40}".encode() + bytes(20_000)
-    assert await store.get("from the parent") == b"hello"
+        # Whoever uses a value keeps it: this one is never the least recently used.
+        assert await store.get("from the parent") == b"hello"
 
 anyio.run(main, *sys.argv[1:])
 """
 
-FULL_DISK = """
+LIMITED = """
 import anyio, json, resource, sys
 from pathlib import Path
 from sfumato.cache.filesystem import FilesystemStore
@@ -53,6 +67,65 @@ async def main(directory):
 
 anyio.run(main, *sys.argv[1:])
 """
+
+# The kernel itself kills whoever writes past its limit, in the middle of the write.
+KILLED = """
+import anyio, resource, signal, sys
+from pathlib import Path
+from sfumato.cache.filesystem import FilesystemStore
+
+async def main(directory):
+    store = FilesystemStore(Path(directory), 10_000_000)
+    await store.set("whole", [b"value"], expires_in=None)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    await store.set("torn", [bytes(200_000)], expires_in=None)
+
+anyio.run(main, *sys.argv[1:])
+"""
+
+# Prints, for each step, what a lookup or a store gave and the faults that were counted.
+MOUNTED = """
+import anyio, json, subprocess, sys
+from pathlib import Path
+from sfumato.cache.filesystem import FilesystemStore
+from sfumato.cache.image_cache import ImageCache
+from tests.cache.contract import Clock, sample_image, sample_request
+
+async def main(directory):
+    faults, steps = [], []
+    store = FilesystemStore(Path(directory) / "cache", 100_000_000, clock=Clock())
+    cache = ImageCache(store, ttl_seconds=60, clock=Clock(), on_fault=faults.append)
+
+    def note(result):
+        steps.append([bool(result), [f"{fault.operation} {fault.reason}" for fault in faults]])
+        faults.clear()
+
+    note(await cache.store(sample_request("small"), sample_image()))
+    note(await cache.store(sample_request("large"), sample_image(bytes(4_000_000))))
+    note(await cache.lookup(sample_request("large"), 0))
+    note(await cache.lookup(sample_request("small"), 0))
+    note(await cache.store(sample_request("other"), sample_image()))
+    subprocess.run(["mount", "-o", "remount,ro", directory], check=True)
+    note(await cache.lookup(sample_request("small"), 0))
+    note(await cache.store(sample_request("small"), sample_image()))
+    note(await cache.lookup(sample_request("other"), 0))
+    temps = [path.name for path in Path(directory).rglob("*.tmp")]
+    print(json.dumps({"steps": steps, "temps": temps}))
+
+anyio.run(main, *sys.argv[1:])
+"""
+# A file system of 2 MB that only the command itself sees, so that nothing needs to be cleaned up.
+MOUNT = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size=2m none "$0" && exec "$@"',
+]
 
 
 @pytest.fixture
@@ -76,6 +149,14 @@ def everything(directory: Path) -> list[Path]:
 
 def value_files(directory: Path) -> list[Path]:
     return [path for path in everything(directory) if len(path.name) == 64]
+
+
+def mounting_is_permitted(directory: Path) -> bool:
+    try:
+        done = subprocess.run([*MOUNT, str(directory), "true"], capture_output=True, check=False, timeout=20)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def temp_files(directory: Path) -> list[Path]:
@@ -107,6 +188,14 @@ class TestFilesystemStore(StoreContract):
     def store(self, directory: Path, clock: Clock) -> FilesystemStore:
         return FilesystemStore(directory, CAPACITY_BYTES, clock=clock)
 
+    @pytest.fixture
+    def faults(self) -> list[CacheFault]:
+        return []
+
+    @pytest.fixture
+    def cache(self, store: FilesystemStore, clock: Clock, faults: list[CacheFault]) -> ImageCache:
+        return ImageCache(store, ttl_seconds=3600, clock=clock, on_fault=faults.append)
+
     async def test_values_outlive_the_store(self, store: FilesystemStore, directory: Path, clock: Clock) -> None:
         await put(store, "key", b"value", expires_in=10)
         await store.aclose()
@@ -126,23 +215,35 @@ class TestFilesystemStore(StoreContract):
         assert file.parent.name == file.name[:2]
         assert [stat.S_IMODE(path.stat().st_mode) for path in (directory, file.parent, file)] == [0o700, 0o700, 0o600]
 
-    async def test_any_flipped_byte_is_found_and_the_file_removed(
+    async def test_a_flipped_byte_before_the_value_is_found_and_the_file_removed(
         self, store: FilesystemStore, directory: Path
     ) -> None:
         await put(store, "key", b"the value")
         (file,) = value_files(directory)
         whole = file.read_bytes()
-        for place in range(len(whole)):
+        for place in range(len(whole) - len(b"the value")):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-            try:
-                # A flip that moves the end of its time into the past is an expired file.
-                assert await store.get("key") is None
-                assert place in range(16, 24)
-            except DamagedValueError:
-                pass
+            with pytest.raises(DamagedValueError):
+                await store.get("key")
             assert not file.exists()
         file.write_bytes(whole)
         assert await store.get("key") == b"the value"
+
+    async def test_a_flipped_byte_anywhere_is_a_miss_and_a_fault(
+        self, cache: ImageCache, faults: list[CacheFault], directory: Path
+    ) -> None:
+        """The store sums up what stands before a value, and the entry its picture: nothing is left out."""
+        await cache.store(sample_request(), sample_image())
+        (file,) = value_files(directory)
+        whole = file.read_bytes()
+        for place in range(len(whole)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+            assert await cache.lookup(sample_request(), 0) is None
+            assert not file.exists()
+            assert faults == [CacheFault("lookup", "damaged")]
+            faults.clear()
+        file.write_bytes(whole)
+        assert await cache.lookup(sample_request(), 0) is not None
 
     @pytest.mark.parametrize(
         "content", [b"", b"sfumato", b"\x80\x04 a pickle", b"x" * 200, b"sfumato\1" + b"\xff" * 99]
@@ -228,23 +329,121 @@ class TestFilesystemStore(StoreContract):
         await put(store, "key", b"value")
         assert await store.get("key") == b"value"
 
-    async def test_a_full_disk_leaves_nothing_half_written(self, directory: Path) -> None:
-        done = await anyio.run_process([sys.executable, "-c", FULL_DISK, str(directory)], stderr=None)
+    async def test_a_write_that_is_refused_leaves_nothing_half_written(self, directory: Path) -> None:
+        done = await anyio.run_process([sys.executable, "-c", LIMITED, str(directory)], stderr=None)
         assert json.loads(done.stdout) == ["OSError", "value"]
         assert len(value_files(directory)) == 1
         assert temp_files(directory) == []
+
+    async def test_a_full_disk_and_a_read_only_one_are_misses_and_faults(self, tmp_path: Path) -> None:
+        if not mounting_is_permitted(tmp_path):
+            pytest.skip("mounting a small disk is not permitted here")
+        command = [*MOUNT, str(tmp_path), sys.executable, "-c", MOUNTED, str(tmp_path)]
+        done = await anyio.run_process(command, stderr=None)
+        assert json.loads(done.stdout) == {
+            "steps": [
+                [True, []],
+                [False, ["store ENOSPC"]],
+                [False, []],
+                [True, []],
+                [True, []],
+                # A disk that has become read-only still serves.
+                [True, []],
+                [False, ["store EROFS"]],
+                [True, []],
+            ],
+            "temps": [],
+        }
+
+    async def test_a_damaged_place_is_a_miss_and_a_fault(
+        self, cache: ImageCache, faults: list[CacheFault], directory: Path
+    ) -> None:
+        """Truncated, foreign, in the way, or gone: the request goes on, and the next picture is kept again."""
+
+        def truncate(file: Path) -> None:
+            os.truncate(file, file.stat().st_size - 1)
+
+        def empty(file: Path) -> None:
+            os.truncate(file, 0)
+
+        def replace(file: Path) -> None:
+            file.write_bytes(b"GIF89a is no entry")
+
+        def remove(_: Path) -> None:
+            shutil.rmtree(directory)
+
+        for damage, told in ((truncate, 1), (empty, 1), (replace, 1), (remove, 0)):
+            assert await cache.store(sample_request(), sample_image(TENTH))
+            (file,) = value_files(directory)
+            damage(file)
+            assert await cache.lookup(sample_request(), 0) is None
+            assert not file.exists()
+            assert faults == [CacheFault("lookup", "damaged")] * told
+            faults.clear()
+
+    async def test_a_clock_set_back_is_a_miss_and_a_fault_and_does_not_stop_the_sweeps(
+        self, cache: ImageCache, store: FilesystemStore, faults: list[CacheFault], directory: Path, clock: Clock
+    ) -> None:
+        await cache.store(sample_request(), sample_image())
+        clock.advance(-86_400)
+        assert await cache.lookup(sample_request(), 0) is None
+        assert faults == [CacheFault("lookup", "clock")]
+        await put(store, "short", b"value", expires_in=5)
+        clock.advance(3600)
+        await put(store, "last", b"value")
+        assert len(value_files(directory)) == 2
+
+    async def test_a_writer_killed_on_the_way_leaves_a_temporary_file_until_the_next_sweep(
+        self, directory: Path
+    ) -> None:
+        done = await anyio.run_process([sys.executable, "-c", KILLED, str(directory)], check=False)
+        assert done.returncode == -signal.SIGXFSZ
+        assert len(temp_files(directory)) == 1
+        store = FilesystemStore(directory, CAPACITY_BYTES)
+        assert await store.get("whole") == b"value"
+        assert await store.get("torn") is None
+        await FilesystemStore(directory, CAPACITY_BYTES, clock=lambda: time.time() + 1000).stats()
+        assert temp_files(directory) == []
+        assert await keys_of(store) == ["whole"]
 
     async def test_only_stale_temporary_files_are_swept(
         self, store: FilesystemStore, directory: Path, clock: Clock
     ) -> None:
         await put(store, "key", b"value")
         (file,) = value_files(directory)
+        clock.advance(3600)
         stale, fresh = (file.with_name(f"{file.name}.{name}.tmp") for name in ("stale_1", "fresh_1"))
         for temp, age in ((stale, 3600), (fresh, 5)):
             temp.write_bytes(TENTH)
             os.utime(temp, (clock.now - age, clock.now - age))
         await put(store, "other", TENTH)
         assert temp_files(directory) == [fresh]
+
+    async def test_what_is_being_written_counts(self, store: FilesystemStore, directory: Path, clock: Clock) -> None:
+        await put(store, "key", b"value")
+        (file,) = value_files(directory)
+        file.with_name(f"{file.name}.others.tmp").write_bytes(TENTH * 5)
+        # Without it the next writer looks.
+        (directory / "tally").unlink()
+        for number in range(6):
+            clock.advance(1)
+            await put(store, f"key {number}", TENTH)
+        assert (await store.stats()).size_bytes <= CAPACITY_BYTES / 2
+
+    @pytest.mark.parametrize("tally", [b"", bytes(900)])
+    async def test_a_wrong_tally_is_set_right(
+        self, store: FilesystemStore, directory: Path, clock: Clock, tally: bytes
+    ) -> None:
+        for number in range(8):
+            await put(store, f"key {number}", TENTH)
+        (directory / "tally").write_bytes(tally)
+        clock.advance(3600)
+        for number in range(3):
+            clock.advance(1)
+            assert await put(store, f"new {number}", TENTH)
+        stats = await store.stats()
+        assert (stats.entries, stats.evictions) == (9, 2)
+        assert stats.size_bytes <= (directory / "tally").stat().st_size * 4096 <= CAPACITY_BYTES
 
     async def test_files_that_are_not_ours_stay(self, store: FilesystemStore, directory: Path, clock: Clock) -> None:
         await put(store, "key", TENTH)
@@ -263,22 +462,24 @@ class TestFilesystemStore(StoreContract):
             clock.advance(1)
             await put(store, f"key {number}", TENTH)
         stats = await store.stats()
-        assert stats.size_bytes <= CAPACITY_BYTES * 0.9
+        assert stats.size_bytes <= CAPACITY_BYTES * 0.85
         assert stats.evictions == 2
 
-    async def test_who_finds_another_evicting_gives_way(
+    async def test_who_finds_another_evicting_gives_way_within_the_budget(
         self, store: FilesystemStore, directory: Path, clock: Clock
     ) -> None:
         fcntl = pytest.importorskip("fcntl")
         await put(store, "key", b"value")
         with (directory / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            kept = []
             for number in range(12):
                 clock.advance(1)
-                assert await put(store, f"key {number}", TENTH)
-            assert (await store.stats()).entries == 13
-        await put(store, "key", b"value")
-        assert (await store.stats()).size_bytes <= CAPACITY_BYTES
+                kept.append(await put(store, f"key {number}", TENTH))
+            assert kept == [True] * 9 + [False] * 3
+            assert (await store.stats()).size_bytes <= CAPACITY_BYTES
+        assert await put(store, "last", TENTH)
+        assert (await store.stats()).evictions >= 1
 
     async def test_processes_share_a_directory(self, directory: Path) -> None:
         capacity = 400_000
@@ -294,14 +495,10 @@ class TestFilesystemStore(StoreContract):
         async with anyio.create_task_group() as group:
             group.start_soon(run)
             group.start_soon(run)
-            # Whoever uses a value keeps it: this one is never the least recently used.
             while running:
                 assert await store.get("from the parent") == b"hello"
+                assert (await store.stats()).size_bytes <= capacity
         assert temp_files(directory) == []
-        assert (await store.stats()).size_bytes <= capacity * (1 + 2 / 64)
-        # One more write of a look's size sees what the others wrote.
-        await put(store, "last", bytes(10_000))
-        assert (await store.stats()).size_bytes <= capacity
 
     async def test_a_cancelled_caller_leaves_no_temporary_file(self, store: FilesystemStore, directory: Path) -> None:
         pieces = HeldPieces()

@@ -377,8 +377,8 @@ async def test_invalidate_and_clear(cache: ImageCache) -> None:
     prompts = ["one", "two", "three"]
     for prompt in prompts:
         await cache.store(sample_request(prompt), sample_image())
-    assert await cache.invalidate(cache.key(sample_request("one"), 0)) is True
-    assert await cache.invalidate(cache.key(sample_request("one"), 0)) is False
+    assert await cache.invalidate(cache.key(sample_request("one"), 0)) == 1
+    assert await cache.invalidate(cache.key(sample_request("one"), 0)) == 0
     assert await cache.lookup(sample_request("one"), 0) is None
     assert await cache.clear() == 2
     assert await cache.lookup(sample_request("two"), 0) is None

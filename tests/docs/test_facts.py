@@ -36,8 +36,6 @@ REFUSED, PARTLY, NO_EFFECT = "**Refused today.**", "**Partly refused today.**", 
 REFUSED_VALUES: dict[str, Any] = {
     "accounts_file": "accounts.toml",
     "prices_file": "prices.toml",
-    "cache_memory_mb": 1,
-    "cache_backend": "s3",
     "url_mode": "link",
 }
 
@@ -117,7 +115,7 @@ def test_the_readme_lists_every_variable() -> None:
 
 
 def test_marks_are_of_the_known_kinds() -> None:
-    assert set(marks().values()) == {REFUSED, PARTLY, NO_EFFECT}
+    assert set(marks().values()) <= {REFUSED, PARTLY, NO_EFFECT}
     assert {field for field, mark in marks().items() if mark != NO_EFFECT} == set(REFUSED_VALUES)
 
 
@@ -151,7 +149,9 @@ def test_profiles_are_valid(profile: str, monkeypatch: pytest.MonkeyPatch) -> No
     for line in block.splitlines():
         name, _, value = line.partition("=")
         assert name in {alias for field in Settings.model_fields for alias in variable_names(field)}
-        monkeypatch.setenv(name, value.replace("…", "secret"))
+        # Keys must differ: each ellipsis stands for one of its own.
+        first, *rest = value.split("…")
+        monkeypatch.setenv(name, first + "".join(f"secret-{n}{text}" for n, text in enumerate(rest)))
     settings = load_settings()
     Runtime(settings)
     assert settings.accounts

@@ -96,8 +96,8 @@ async def test_attempts_are_capped_and_counted(emulator: Emulator) -> None:
         ("401", UpstreamAuthError, 1),
         ("location", ConfigurationError, 1),
         ("504", DeadlineError, 3),
-        ("garbage", UpstreamFailureError, 3),
-        ("empty-body", UpstreamFailureError, 3),
+        ("garbage", UpstreamFailureError, 1),
+        ("empty-body", UpstreamFailureError, 1),
         ("html:502", UpstreamFailureError, 3),
         ("truncated", NetworkError, 3),
         ("reset", NetworkError, 3),
@@ -232,6 +232,7 @@ async def test_a_deadline_ends_what_stalls_and_keeps_what_is_done(emulator: Emul
             await it.make("x [[emulator:stall:60;id=deadline]]")
     assert [type(failure.error) for failure in result.failures] == [DeadlineError]
     assert late.value.reason == "deadline"
+    assert not late.value.worth_repeating, "who repeats it waits, and pays, once more"
     assert it.seen.ended == 2
 
 

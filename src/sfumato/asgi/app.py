@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,21 +12,19 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from sfumato.asgi.auth import Authorize, choose_authorize
+from sfumato.asgi.answers import read_call, send_error, send_json
+from sfumato.asgi.auth import Authorize, admit, choose_authorize
 from sfumato.asgi.middleware import GeminiImageMiddleware
 from sfumato.errors import ImageError, ModelNotFoundError
 from sfumato.images.models import FAMILIES
 from sfumato.images.variants import Variant, list_variants, parse_variant
 from sfumato.runtime import Runtime
-from sfumato.settings import Settings, load_settings
-from sfumato.wire.headers import error_headers
-from sfumato.wire.openai_images import render_error
+from sfumato.settings import Settings
 
 # Release of the model, 2026-05-28; OpenAI's model objects need a number here.
 _CREATED = 1779926400
-
-Endpoint = Callable[[Request], Awaitable[JSONResponse]]
 
 
 def create_app(
@@ -47,59 +45,73 @@ def create_app(
     Raises:
         ConfigurationError: The settings are invalid, or nothing decides who may call.
     """
-    settings = runtime.settings if runtime else settings or load_settings()
-    decide = choose_authorize(settings, authorize=authorize, anonymous=anonymous)
+    served = runtime or Runtime(settings)
+    decide = choose_authorize(served.settings, authorize=authorize, anonymous=anonymous)
+    models = _Models(decide)
 
-    async def models(request: Request) -> JSONResponse:
-        await decide(request)
-        rows = [_model(variant) for family in FAMILIES for variant in list_variants(family)]
-        return JSONResponse({"object": "list", "data": rows})
-
-    async def model(request: Request) -> JSONResponse:
-        await decide(request)
-        name = request.path_params["model"]
-        variant = parse_variant(name)
-        if variant is None:
-            raise ModelNotFoundError(f"The model '{name[:200]}' is not served here.", param="model")
-        return JSONResponse(_model(variant))
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001  # Starlette's signature
+        yield
+        if runtime is None:
+            await served.aclose()
 
     return Starlette(
         routes=[
-            Route("/v1/models", models),
-            Route("/models", models),
-            Route("/v1/models/{model:path}", model),
-            Route("/models/{model:path}", model),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/models", models, methods=["GET"]),
+            Route("/v1/models/{model:path}", models, methods=["GET"]),
+            Route("/models/{model:path}", models, methods=["GET"]),
         ],
         middleware=[
             Middleware(
                 GeminiImageMiddleware,
-                settings=settings,
-                runtime=runtime,
+                runtime=served,
                 authorize=decide,
                 exclusive=True,
                 default_model=FAMILIES[0].name,
             )
         ],
-        exception_handlers={ImageError: _answer_error, HTTPException: _answer_http_error},
+        exception_handlers={HTTPException: _answer_http_error},
+        lifespan=lifespan,
     )
+
+
+class _Models:
+    """The model routes: the list of variants, and each of them by any of its spellings."""
+
+    def __init__(self, authorize: Authorize) -> None:
+        self._authorize = authorize
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        request_id = read_call(request).request_id
+        try:
+            await admit(self._authorize, request)
+            document = _one(request.path_params["model"]) if "model" in request.path_params else _all()
+        except ImageError as error:
+            await send_error(send, error, request_id=request_id)
+        else:
+            await send_json(send, 200, document, x_request_id=request_id)
+
+
+def _all() -> dict[str, Any]:
+    return {"object": "list", "data": [_model(v) for family in FAMILIES for v in list_variants(family)]}
+
+
+def _one(name: str) -> dict[str, Any]:
+    variant = parse_variant(name)
+    if variant is None:
+        raise ModelNotFoundError("This model is not served here. GET /v1/models lists those that are.", param="model")
+    return _model(variant)
 
 
 def _model(variant: Variant) -> dict[str, Any]:
     return {"id": variant.name, "object": "model", "created": _CREATED, "owned_by": "google"}
 
 
-async def _answer_error(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001  # Starlette's signature
-    assert isinstance(error, ImageError)  # noqa: S101  # registered for this class only
-    request_id = f"req_{uuid.uuid4().hex}"
-    return JSONResponse(
-        render_error(error, request_id=request_id),
-        status_code=error.status,
-        headers=error_headers(error, request_id=request_id),
-    )
-
-
 async def _answer_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class only
     message = f"{request.method} {request.url.path} is not a route here." if error.status_code == 404 else error.detail
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
-    return JSONResponse(body, status_code=error.status_code, headers=dict(error.headers or {}))
+    headers = {"x-request-id": read_call(request).request_id, **(error.headers or {})}
+    return JSONResponse(body, status_code=error.status_code, headers=headers)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from sfumato.errors import ConfigurationError, UnauthorizedError
+from sfumato.errors import ConfigurationError, ImageError, UnauthorizedError
 from sfumato.setting_types import Labelled
 from sfumato.settings import Settings
+
+_log = logging.getLogger("sfumato")
 
 Authorize = Callable[[Request], Awaitable[str | None]]
 """Let a request in and return its tenant's label, or raise: `UnauthorizedError`, or any other exception to refuse."""
@@ -45,6 +48,21 @@ class ClientKeys:
         if found is None:
             raise UnauthorizedError("The API key is not known here. Check it, or ask the operator for one.")
         return found
+
+
+async def admit(authorize: Authorize, request: Request) -> str | None:
+    """Return the tenant that *request* is let in for.
+
+    Raises:
+        ImageError: It is not let in; whatever else *authorize* raises is a refusal too, never an entry.
+    """
+    try:
+        return await authorize(request)
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a host's own check may raise anything
+        _log.warning("authorize raised %s: the request is refused", type(error).__name__)
+        raise UnauthorizedError("This request was not let in. Check the API key.") from None
 
 
 async def anyone(request: Request) -> str | None:  # noqa: ARG001  # an Authorize

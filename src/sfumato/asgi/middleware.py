@@ -1,4 +1,4 @@
-"""`GeminiImageMiddleware`: guard, then a responder per request. Pure ASGI; what is not ours is never read."""
+"""`GeminiImageMiddleware`: guard, then a responder per request. Pure ASGI; what is on other paths is never read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sfumato.asgi.admin import CacheAdmin
+from sfumato.asgi.answers import send_json
 from sfumato.asgi.auth import Authorize, choose_authorize
 from sfumato.asgi.health import health, ready
-from sfumato.asgi.responder import ImageDoor, ImageResponder, send_json
+from sfumato.asgi.responder import ImageDoor, ImageResponder
 from sfumato.asgi.routes import OWN_PREFIX, match_image_route
+from sfumato.errors import ConfigurationError
 from sfumato.runtime import Runtime
 from sfumato.settings import Settings
 
@@ -30,8 +33,9 @@ class GeminiImageMiddleware:
         exclusive: Answer every image route, also for models that are not ours; for an app that has none of its own.
         default_model: With *exclusive*, the model of a request that names none.
 
-    Raises:
-        ConfigurationError: The settings are invalid, or nothing decides who may call.
+    A wrong configuration, or nothing that decides who may call, fails the app's start-up with the reason: frameworks
+    build middleware inside the first call, where an exception would only be logged. Where no lifespan reaches the
+    middleware, every request raises the reason.
     """
 
     def __init__(
@@ -48,27 +52,38 @@ class GeminiImageMiddleware:
     ) -> None:
         self.app = app
         self.mode = mode
-        self.runtime = runtime or Runtime(settings)
         self._owns_runtime = runtime is None
-        self._door = ImageDoor(
-            runtime=self.runtime,
-            authorize=choose_authorize(self.runtime.settings, authorize=authorize, anonymous=anonymous),
-            fallback=None if exclusive else app,
-            default_model=default_model if exclusive else None,
-        )
+        self._wrong: ConfigurationError | None = None
+        try:
+            self.runtime = runtime or Runtime(settings)
+            self._cache_admin = CacheAdmin(self.runtime)
+            self._door = ImageDoor(
+                runtime=self.runtime,
+                authorize=choose_authorize(self.runtime.settings, authorize=authorize, anonymous=anonymous),
+                fallback=None if exclusive else app,
+                default_model=default_model if exclusive else None,
+            )
+        except ConfigurationError as error:
+            self._wrong = error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on."""
-        if scope["type"] == "lifespan":
+        if self._wrong is not None:
+            await _fail_to_start(self._wrong, scope, receive, send)
+        elif scope["type"] == "lifespan":
             await self.app(scope, receive, self._closing(send))
-            return
-        if scope["type"] != "http":
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _route_path(scope)
         route = match_image_route(path) if scope["method"] == "POST" else None
         if route is not None:
             await ImageResponder(self._door, route, scope, receive, send).respond()
+        elif self._cache_admin.serves(scope["method"], path):
+            await self._cache_admin.respond(path, scope, receive, send)
         elif path.startswith(OWN_PREFIX) and scope["method"] in ("GET", "HEAD"):
             await self._serve_own(path, scope, receive, send)
         else:
@@ -91,6 +106,13 @@ class GeminiImageMiddleware:
             await send(message)
 
         return closing
+
+
+async def _fail_to_start(wrong: ConfigurationError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "lifespan":
+        raise wrong
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": f"sfumato: {wrong.message}"})
 
 
 def _route_path(scope: Scope) -> str:

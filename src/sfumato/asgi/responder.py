@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
-import uuid
-from typing import Any
 
-import msgspec
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sfumato.asgi.auth import Authorize
+from sfumato.asgi.answers import read_call, send_error, send_result
+from sfumato.asgi.auth import Authorize, admit
 from sfumato.asgi.body import BufferedBody, ClientDisconnectedError, Form, parse_body
 from sfumato.asgi.routes import ImageRoute
-from sfumato.errors import ImageError, InternalError, InvalidParameterError, ModelNotFoundError, UnauthorizedError
+from sfumato.errors import ImageError, InternalError, InvalidParameterError, ModelNotFoundError
 from sfumato.images.models import FAMILIES
-from sfumato.images.request import ImageResult, Picture
 from sfumato.images.resolution import ImageWish
-from sfumato.images.variants import parse_variant
+from sfumato.images.variants import Variant, parse_variant
 from sfumato.runtime import Runtime
 from sfumato.settings import MEGABYTE
-from sfumato.telemetry.observer import Call
-from sfumato.wire.headers import error_headers, parse_cache_control, parse_trace_id, result_headers, stricter
-from sfumato.wire.openai_images import parse_request, render_error, render_response
-from sfumato.wire.payload import INLINE_BYTES, Pieces, base64_pieces, chunks, picture_bytes, size_of
+from sfumato.wire.headers import parse_cache_control, stricter
+from sfumato.wire.openai_images import parse_request
 
 _log = logging.getLogger("sfumato")
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
+# Enough of a body to find its model's name in, for a caller who may not call.
+_HEAD_BYTES = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +63,10 @@ class ImageResponder:
         self._scope = scope
         self._send = send
         self._request = Request(scope)
-        self._call = _call(self._request)
+        self._call = read_call(self._request)
         self._body = BufferedBody(receive)
         self._tenant: str | None = None
+        self._variant: Variant | None = None
 
     async def respond(self) -> None:
         """Answer; every error is answered in OpenAI's shape."""
@@ -96,7 +91,7 @@ class ImageResponder:
             error,
             call=self._call,
             operation=self._route.operation.value,
-            model=_known(self._route.model or self._body.peek_model()),
+            model=self._variant.name if self._variant else None,
             tenant=self._tenant,
         )
         await send_error(self._send, error, request_id=self._call.request_id)
@@ -107,7 +102,7 @@ class ImageResponder:
         except ImageError as error:
             await send_error(self._send, error, request_id=self._call.request_id)
         else:
-            await _send_result(self._send, result, request_id=self._call.request_id)
+            await send_result(self._send, result, request_id=self._call.request_id)
 
     async def _read_wish(self) -> ImageWish | None:
         """Return what the client asks, None when its model is not ours.
@@ -116,47 +111,50 @@ class ImageResponder:
             ImageError: The caller may not call, or the request cannot be served.
             ClientDisconnectedError: The client went away.
         """
-        door, headers = self._door, self._request.headers
-        denied = await self._denied()
-        # Nobody else answers here, so nothing is read for a caller who may not call.
-        if denied and door.fallback is None:
-            raise denied
+        door = self._door
+        try:
+            self._tenant = await admit(door.authorize, self._request)
+        except ImageError as denied:
+            if await self._is_ours_to_deny():
+                raise denied from None
+            return None
         await self._body.read(door.max_bytes)
         form, model = await self._understand()
-        try:
-            variant = parse_variant(model) if model else None
-        except ModelNotFoundError as error:
-            raise denied or error from None
-        if variant is None and door.fallback is not None:
+        self._variant = parse_variant(model) if model else None
+        if self._variant is None and door.fallback is not None:
             return None
-        if denied:
-            raise denied
         if isinstance(form, ImageError):
             raise form
-        if variant is None:
+        if self._variant is None:
             raise _not_served(model)
         wish = parse_request(
             self._route.operation,
-            variant,
+            self._variant,
             form.fields,
             files=form.images,
             mask=form.mask,
             drop_unknown=door.runtime.settings.drop_params,
             tenant=self._tenant,
         )
-        asked = parse_cache_control(headers.get("cache-control"))
+        asked = parse_cache_control(self._request.headers.get("cache-control"))
         return dataclasses.replace(wish, cache_control=stricter(wish.cache_control, asked))
 
-    async def _denied(self) -> ImageError | None:
-        """Learn whose request it is; return why the caller may not call, None when it may."""
+    async def _is_ours_to_deny(self) -> bool:
+        """Tell whose request a refused caller's is, reading no more of it than that takes."""
+        if self._door.fallback is None:
+            return True
+        model = self._route.model
+        if model is None:
+            await self._body.read(_HEAD_BYTES)
+            model = self._body.peek_model()
+        if model is None and not self._body.complete:
+            await self._body.read(self._door.max_bytes)
+        if model is None:
+            _, model = await self._understand()
         try:
-            self._tenant = await self._door.authorize(self._request)
-        except ImageError as error:
-            return error
-        except Exception as error:  # noqa: BLE001  # whatever a host's own check raises is a refusal, never an entry
-            _log.warning("authorize raised %s: the request is refused", type(error).__name__)
-            return UnauthorizedError("This request was not let in. Check the API key.")
-        return None
+            return model is not None and parse_variant(model) is not None
+        except ModelNotFoundError:
+            return True
 
     async def _understand(self) -> tuple[Form | ImageError, str | None]:
         """Return the form, or why there is none, and the model's name as far as it can be told."""
@@ -166,68 +164,14 @@ class ImageResponder:
         except ImageError as error:
             return error, named or self._body.peek_model() or default
         model = named or form.fields.get("model") or default
-        if model is not None and not isinstance(model, str):
+        if model is not None and not _is_text(model):
             return InvalidParameterError("Invalid value for 'model': expected a string.", param="model"), default
         return form, model
 
 
-async def send_error(send: Send, error: ImageError, *, request_id: str) -> None:
-    """Answer with *error* in OpenAI's shape."""
-    body = msgspec.json.encode(render_error(error, request_id=request_id))
-    headers = error_headers(error, request_id=request_id)
-    if isinstance(error, UnauthorizedError):
-        headers["www-authenticate"] = "Bearer"
-    await _send(send, error.status, headers, (body,))
-
-
-async def send_json(send: Send, status: int, document: Any) -> None:
-    """Answer with a small JSON document."""
-    await _send(send, status, {}, (msgspec.json.encode(document),))
-
-
-async def _send_result(send: Send, result: ImageResult, *, request_id: str) -> None:
-    encoded = [await _encoded(image.picture) for image in result.images]
-    headers = result_headers(result, request_id=request_id)
-    await _send(send, 200, headers, render_response(result, encoded))
-
-
-async def _encoded(picture: Picture) -> Pieces:
-    if picture.encoded is not None or picture_bytes(picture) <= INLINE_BYTES:
-        return base64_pieces(picture)
-    return await to_thread.run_sync(base64_pieces, picture)
-
-
-async def _send(send: Send, status: int, headers: dict[str, str], body: Pieces) -> None:
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(size_of(body)),
-        # Compressing a picture's base64 gains a quarter and costs half a second of CPU at 8 MB.
-        "cache-control": "no-store, no-transform",
-        **headers,
-    }
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    for chunk in chunks(body):
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _call(request: Request) -> Call:
-    given = request.headers.get("x-request-id", "")
-    return Call(
-        request_id=given if _REQUEST_ID.match(given) else f"req_{uuid.uuid4().hex}",
-        trace_id=parse_trace_id(request.headers.get("traceparent")),
-        door="asgi",
-    )
-
-
-def _known(model: str | None) -> str | None:
-    """Return the canonical name for telemetry, None for anything a client made up."""
-    try:
-        variant = parse_variant(model) if model else None
-    except ModelNotFoundError:
-        return None
-    return variant.name if variant else None
+def _is_text(value: object) -> bool:
+    # Half a surrogate pair, which some encodings let through, could not be answered with.
+    return isinstance(value, str) and value.isprintable()
 
 
 def _not_served(model: str | None) -> ModelNotFoundError:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 from sfumato.images.request import Operation
 
-_IMAGES = re.compile(r"^(?:/v1|/openai/deployments/(?P<model>[^/]+))?/images/(?P<kind>generations|edits)/?$")
+_IMAGES = re.compile(r"(?:/v1|/openai/deployments/(?P<model>[^/]+))?/images/(?P<kind>generations|edits)/?")
 _KINDS = {"generations": Operation.GENERATION, "edits": Operation.EDIT}
 OWN_PREFIX = "/gemini-image/"
 
@@ -23,8 +22,8 @@ class ImageRoute:
 
 def match_image_route(path: str) -> ImageRoute | None:
     """Return the image route that *path* is, None when it is another's."""
-    match = _IMAGES.match(path)
+    match = _IMAGES.fullmatch(path)
     if match is None:
         return None
-    model = match["model"]
-    return ImageRoute(_KINDS[match["kind"]], unquote(model) if model else None)
+    # The path is decoded already; decoding it again would make other names of some.
+    return ImageRoute(_KINDS[match["kind"]], match["model"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -130,6 +130,23 @@ def load(data: bytes) -> tuple[EntryHeader, memoryview]:
     if len(raw) != header.size_bytes or hashlib.sha256(raw).hexdigest() != header.sha256:
         raise DamagedEntryError("the picture is not the one that was stored")
     return header, raw
+
+
+def load_header(data: bytes) -> EntryHeader:
+    """Return the header alone, of a whole entry or of its beginning; the picture is not looked at.
+
+    Raises:
+        DamagedEntryError: The bytes are foreign, of another version, or cut short within the header.
+    """
+    return _load_header(data)[0]
+
+
+def describe(header: EntryHeader, *, now: float) -> dict[str, Any]:
+    """Return what an administrator is told of an entry, for JSON; times in seconds, *now* in Unix seconds."""
+    told: dict[str, Any] = msgspec.to_builtins(header)
+    del told["schema"]
+    age = max(0.0, now - header.created)
+    return {**told, "age_seconds": age, "expires_in_seconds": max(0.0, header.ttl_seconds - age)}
 
 
 def _load_header(data: bytes) -> tuple[EntryHeader, int]:

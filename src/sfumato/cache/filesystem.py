@@ -2,30 +2,35 @@
 
 ::
 
-    <directory>/lock                          held (flock) by whoever sweeps and evicts
+    <directory>/lock                          held (flock) by whoever evicts; its mtime is the time of the last sweep
+    <directory>/tally                         one byte for each 4 KB that is held, or was since the last look
     <directory>/ab/<sha256 of the key>        one value; its mtime is the time of its last use
     <directory>/ab/<sha256 of the key>.*.tmp  a value being written
 
-    a file: magic "sfumato", version (1 byte), CRC-32 of all that follows (4),
+    a file: magic "sfumato", version (1 byte), CRC-32 of the next three and the key (4),
             length of the key (4), end of its time in Unix seconds (8, a double), length of the value (8), key, value
 
 Rule 1: a value is written beside its place and moved there by ``os.replace``, so a reader sees an old value, a new one
-or none. Nothing is synced to the disk: what a power cut tears, the checksum finds.
-Rule 2: readers and writers take no lock. Only eviction does, and it gives way when somebody else is at it.
-Rule 3: nothing that does not bear the name of a value or of a temporary file is ever removed.
+or none. Nothing is synced to the disk, and the value's bytes are not summed here: what a power cut tears or a disk
+flips in them, the digest finds that a picture's entry carries (a second sum cost a fifth of a lookup).
+Rule 2: readers and writers wait for nobody. Only eviction takes the lock, and it gives way when somebody else is at it.
+Rule 3: a write counts no files, it makes the tally longer by its own size first. Who finds it longer than the budget
+looks at all files (35 ms for 10,000), evicts, and sets it right. So it may say too much, and hardly ever too little.
+Rule 4: nothing that does not bear the name of a value or of a temporary file is ever removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import math
 import os
 import re
+import secrets
 import struct
-import tempfile
-import threading
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -37,10 +42,10 @@ from anyio import to_thread
 from sfumato.cache.store import DamagedValueError, StoreStats
 from sfumato.wire.payload import Piece, size_of
 
-# Eviction goes down to this share of the budget, so that it is not needed again at the next write.
-_KEPT_SHARE = 0.9
-# After writing this share a process looks at all files (41 ms for 10,000), for only so it sees what others wrote.
-_UNSEEN_SHARE = 1 / 64
+# Above the first share of the budget eviction begins, so that others can go on writing meanwhile; it goes down to the
+# second, so that it is not needed again at the next write.
+_FULL_SHARE, _KEPT_SHARE = 0.95, 0.85
+_TALLY_BYTES = 4096
 # Expired values are looked for by opening every file, so rarely; until then the budget bounds them.
 _SWEEP_SECONDS = 3600.0
 _STALE_TEMP_SECONDS = 900.0
@@ -50,6 +55,7 @@ _SHAPE = struct.Struct(">IdQ")
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
 _VALUE_NAME = re.compile(r"[0-9a-f]{64}")
 _TEMP_NAME = re.compile(r"[0-9a-f]{64}\.[0-9A-Za-z_]+\.tmp")
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
 
 
 class FilesystemStore:
@@ -59,8 +65,7 @@ class FilesystemStore:
 
     Args:
         directory: Made with mode 0700 at the first write, and again whenever it is gone.
-        max_bytes: The budget for all files, shared by every process that works on the directory; between two looks of
-            a process they may exceed it by 1/64 for each process that writes.
+        max_bytes: The budget for all files, shared by every process that works on the directory.
         clock: Unix seconds.
     """
 
@@ -68,24 +73,20 @@ class FilesystemStore:
         self._directory = directory
         self._max_bytes = max_bytes
         self._clock = clock
-        # Guards the bytes in the directory at the last look (None before it) and those written by this process since.
-        self._numbers = threading.Lock()
-        self._seen_bytes: int | None = None
-        self._unseen_bytes = 0
-        self._swept_at = -math.inf
         self._evictions = 0
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None when there is none or its time is over; an expired file is removed.
 
         Raises:
-            DamagedValueError: The file was damaged or foreign; it has been removed.
+            DamagedValueError: The file was foreign, of another key or cut short; it has been removed.
         """
         return await to_thread.run_sync(self._get, key)
 
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
-        """Store the *value*, then evict when the budget may be exceeded; True when it is kept.
+        """Make room for the *value* and store it; True when it is kept.
 
+        It is not when the store is full while somebody else is evicting: then it would exceed the budget or wait.
         No temporary file stays when the disk refuses, nor when the caller is cancelled: the thread ends what it began.
         """
         return await to_thread.run_sync(self._set, key, value, expires_in)
@@ -96,7 +97,7 @@ class FilesystemStore:
 
     async def clear(self) -> int:
         """Remove every value; return how many there were."""
-        return await to_thread.run_sync(lambda: sum(_unlink(file.path) for file in self._look()))
+        return await to_thread.run_sync(lambda: sum(_unlink(Path(file.path)) for file in self._look()[0]))
 
     async def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys whose time is not over, removing the others' files; damaged ones are passed over."""
@@ -105,7 +106,7 @@ class FilesystemStore:
 
     async def stats(self) -> StoreStats:
         """Look at the whole directory and count."""
-        held = await to_thread.run_sync(self._look)
+        held, _ = await to_thread.run_sync(self._look)
         size = sum(file.size for file in held)
         return StoreStats(entries=len(held), size_bytes=size, capacity_bytes=self._max_bytes, evictions=self._evictions)
 
@@ -125,8 +126,8 @@ class FilesystemStore:
         with file:
             now = self._clock()
             try:
-                header = _read_header(file)
-                value = _read_value(file, header, key) if now < header.expires_at else None
+                head = _read_head(file)
+                value = _read_value(file, head, key) if now < head.expires_at else None
             except DamagedValueError:
                 _unlink_same(path, file)
                 raise
@@ -141,65 +142,103 @@ class FilesystemStore:
     def _set(self, key: str, value: Sequence[Piece], expires_in: float | None) -> bool:
         path, now = self._path(key), self._clock()
         expires_at = math.inf if expires_in is None else now + expires_in
-        size = _GUARD.size + _SHAPE.size + len(key.encode()) + size_of(value)
-        if size > self._max_bytes or expires_at <= now:
+        head = _build_head(key, value, expires_at)
+        size = len(head) + size_of(value)
+        if size > self._max_bytes or expires_at <= now or not self._make_room(path, size, now):
             _unlink(path)
             return False
-        self._write(path, (_build_header(key, value, expires_at), *value), now)
-        with self._numbers:
-            # A replaced or removed file is counted until the next look: too much is the safe side.
-            self._unseen_bytes += size
-            unseen, seen = self._unseen_bytes, self._seen_bytes
-        if seen is None or seen + unseen > self._max_bytes or unseen > self._max_bytes * _UNSEEN_SHARE:
-            self._tidy()
+        self._write(path, (head, *value), size, now)
         return True
 
-    def _write(self, path: Path, pieces: Sequence[Piece], now: float) -> None:
-        # One by one: `parents=True` would give the directory the default mode.
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor, temp = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".tmp")
+    def _write(self, path: Path, pieces: Sequence[Piece], size: int, now: float) -> None:
+        temp = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            descriptor = os.open(temp, _NEW_FILE, 0o600)
+        except FileNotFoundError:
+            # One by one: `parents=True` would give the directory the default mode.
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(temp, _NEW_FILE, 0o600)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123 - Path opens no descriptors
+                _preallocate(descriptor, size)
                 file.writelines(pieces)
-            os.utime(temp, (now, now))
-            os.replace(temp, path)  # noqa: PTH105 - mkstemp gives text
+                file.flush()
+                os.utime(descriptor, (now, now))
+            temp.replace(path)
         except BaseException:
-            _unlink(Path(temp))
+            _unlink(temp)
             raise
 
-    def _tidy(self) -> None:
-        """Evict down to the kept share when over the budget, and sweep what has expired when it is time."""
-        with self._sole_evictor() as sole:
-            if not sole:
-                return
-            unseen, now = self._unseen_bytes, self._clock()
-            if now - self._swept_at >= _SWEEP_SECONDS:
-                self._swept_at = now
+    def _make_room(self, path: Path, size: int, now: float) -> bool:
+        """Count what will be written, evict and sweep when it is time; False when there is no room for it."""
+        # A value that is replaced makes room itself.
+        growth = max(0, size - (_file_bytes(path) or 0))
+        held = self._tallied_bytes()
+        full = held is None or held + growth > self._max_bytes * _FULL_SHARE or self._is_sweep_due(now)
+        if full and self._tidy(size, now):
+            return True
+        if held is not None and held + growth > self._max_bytes:
+            return False
+        with (self._directory / "tally").open("ab", buffering=0) as tally:
+            # What several writers append the kernel puts one after the other.
+            tally.write(bytes(-(-growth // _TALLY_BYTES)))
+        return True
+
+    def _tallied_bytes(self) -> int | None:
+        """Return how much is held at most, None when nobody has looked yet."""
+        length = _file_bytes(self._directory / "tally")
+        return None if length is None else length * _TALLY_BYTES
+
+    def _is_sweep_due(self, now: float) -> bool:
+        try:
+            swept_at = (self._directory / "lock").stat().st_mtime
+        except FileNotFoundError:
+            return True
+        # A time to come is of before the clock was set back.
+        return abs(now - swept_at) >= _SWEEP_SECONDS
+
+    def _tidy(self, size: int, now: float) -> bool:
+        """Sweep what has expired when it is time, and evict until *size* more fits in; False when others are at it."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._sole_evictor() as lock:
+            if lock is None:
+                return False
+            before = self._tallied_bytes() or 0
+            if self._is_sweep_due(now):
                 self._live_keys()
-            files = self._look()
-            total = sum(file.size for file in files)
-            goal = self._max_bytes * _KEPT_SHARE if total > self._max_bytes else total
-            for file in sorted(files):
-                if total <= goal:
-                    break
-                total -= file.size
-                self._evictions += _unlink(file.path)
-            with self._numbers:
-                # What other threads wrote during the look may or may not be in the total: it stays counted.
-                self._seen_bytes = total
-                self._unseen_bytes -= unseen
+                os.utime(lock, (now, now))
+            held = self._evict(size) + size
+            # What others counted during the look may or may not be in it already: it stays counted.
+            held += max(0, (self._tallied_bytes() or 0) - before)
+            with (self._directory / "tally").open("ab") as tally:
+                tally.truncate(-(-held // _TALLY_BYTES))
+        return True
+
+    def _evict(self, size: int) -> int:
+        """Remove the least recently used when *size* more fills the store; return the bytes that stay."""
+        values, unfinished_bytes = self._look()
+        total = unfinished_bytes + sum(value.size for value in values)
+        if total + size <= self._max_bytes * _FULL_SHARE:
+            return total
+        for value in sorted(values):
+            if total + size <= self._max_bytes * _KEPT_SHARE:
+                break
+            total -= value.size
+            self._evictions += _unlink(Path(value.path))
+        return total
 
     @contextlib.contextmanager
-    def _sole_evictor(self) -> Iterator[bool]:
+    def _sole_evictor(self) -> Iterator[int | None]:
+        """Yield the lock's descriptor, or None when another one evicts."""
         descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # The lock is this opening's, so it parts threads as well; the kernel releases it when the process dies.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
         else:
-            yield True
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -209,9 +248,10 @@ class FilesystemStore:
                 if _SHARD_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                     yield Path(entry.path)
 
-    def _look(self) -> list[_File]:
-        """List the files of values, removing temporary files that their writers left behind."""
-        files: list[_File] = []
+    def _look(self) -> tuple[list[_File], int]:
+        """List the files of values and count the bytes being written; remove what writers left behind."""
+        values: list[_File] = []
+        unfinished_bytes = 0
         stale = self._clock() - _STALE_TEMP_SECONDS
         for shard in self._shards():
             with contextlib.suppress(FileNotFoundError), os.scandir(shard) as entries:
@@ -220,57 +260,84 @@ class FilesystemStore:
                     with contextlib.suppress(FileNotFoundError):
                         stat = entry.stat(follow_symlinks=False)
                         if _VALUE_NAME.fullmatch(entry.name):
-                            files.append(_File(stat.st_mtime, stat.st_size, Path(entry.path)))
-                        elif _TEMP_NAME.fullmatch(entry.name) and stat.st_mtime < stale:
+                            values.append(_File(stat.st_mtime, stat.st_size, entry.path))
+                        elif not _TEMP_NAME.fullmatch(entry.name):
+                            continue
+                        elif stat.st_mtime < stale:
                             _unlink(Path(entry.path))
-        return files
+                        else:
+                            unfinished_bytes += stat.st_size
+        return values, unfinished_bytes
 
     def _live_keys(self) -> list[str]:
         now = self._clock()
-        return [key for file in self._look() if (key := _live_key(file.path, now)) is not None]
+        return [key for file in self._look()[0] if (key := _live_key(Path(file.path), now)) is not None]
 
 
 class _File(NamedTuple):
     used_at: float
     size: int
-    path: Path
+    path: str
 
 
-class _Header(NamedTuple):
+class _Head(NamedTuple):
     key: bytes
     expires_at: float
-    checksum: int
-    checksum_so_far: int
+    value_bytes: int
 
 
-def _build_header(key: str, value: Sequence[Piece], expires_at: float) -> bytes:
+def _build_head(key: str, value: Sequence[Piece], expires_at: float) -> bytes:
     encoded = key.encode()
     shape = _SHAPE.pack(len(encoded), expires_at, size_of(value)) + encoded
-    checksum = zlib.crc32(shape)
-    for piece in value:
-        checksum = zlib.crc32(piece, checksum)
-    return _GUARD.pack(_MAGIC, _VERSION, checksum) + shape
+    return _GUARD.pack(_MAGIC, _VERSION, zlib.crc32(shape)) + shape
 
 
-def _read_header(file: BinaryIO) -> _Header:
-    guard, shape = file.read(_GUARD.size), file.read(_SHAPE.size)
-    if len(guard) + len(shape) < _GUARD.size + _SHAPE.size:
+def _read_head(file: BinaryIO) -> _Head:
+    fixed = file.read(_GUARD.size + _SHAPE.size)
+    if len(fixed) < _GUARD.size + _SHAPE.size:
         raise DamagedValueError("the file is too short")
-    magic, version, checksum = _GUARD.unpack(guard)
-    key_bytes, expires_at, value_bytes = _SHAPE.unpack(shape)
-    size = _GUARD.size + _SHAPE.size + key_bytes + value_bytes
+    magic, version, checksum = _GUARD.unpack_from(fixed)
+    key_bytes, expires_at, value_bytes = _SHAPE.unpack_from(fixed, _GUARD.size)
+    size = len(fixed) + key_bytes + value_bytes
     # Compared before anything is read by these lengths: damaged ones may ask for more than there is memory.
     if (magic, version) != (_MAGIC, _VERSION) or size != os.fstat(file.fileno()).st_size:
         raise DamagedValueError("the file is foreign or cut short")
     key = file.read(key_bytes)
-    return _Header(key, expires_at, checksum, zlib.crc32(shape + key))
-
-
-def _read_value(file: BinaryIO, header: _Header, key: str) -> bytes:
-    value = file.read()
-    if header.key != key.encode() or zlib.crc32(value, header.checksum_so_far) != header.checksum:
+    if zlib.crc32(key, zlib.crc32(fixed[_GUARD.size :])) != checksum:
         raise DamagedValueError("the file is damaged")
+    return _Head(key, expires_at, value_bytes)
+
+
+def _read_value(file: BinaryIO, head: _Head, key: str) -> bytes:
+    if head.key != key.encode():
+        raise DamagedValueError("the file is of another key")
+    # With its length the value is read in one call, into the bytes that are returned.
+    value = file.read(head.value_bytes)
+    if len(value) != head.value_bytes:
+        raise DamagedValueError("the file was cut short meanwhile")
     return value
+
+
+def _preallocate(descriptor: int, size: int) -> None:
+    """Reserve the room of a new file where the system can.
+
+    A full disk is then found before anything is written. And on ext4, which puts a file's delayed blocks on the disk
+    when it is renamed over another one, replacing 1 MB takes 0.14 ms instead of 2.7 (20 MB: 3.4 instead of 30).
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
+def _file_bytes(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _unlink(path: Path) -> bool:
@@ -291,8 +358,8 @@ def _unlink_same(path: Path, file: BinaryIO) -> None:
 def _live_key(path: Path, now: float) -> str | None:
     """Return the key of a file whose time is not over, and remove one whose time is."""
     with contextlib.suppress(FileNotFoundError, DamagedValueError), path.open("rb", buffering=0) as file:
-        header = _read_header(file)
-        if now < header.expires_at:
-            return header.key.decode(errors="replace")
+        head = _read_head(file)
+        if now < head.expires_at:
+            return head.key.decode(errors="replace")
         _unlink_same(path, file)
     return None

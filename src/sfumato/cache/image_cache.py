@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
+import contextlib
+import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from anyio import to_thread
 
 from sfumato.cache.entry import DamagedEntryError, EntryHeader, dump, load
+from sfumato.cache.faults import CacheFault, CacheOperation, CacheUnavailableError, FutureEntryError, reason_of
+from sfumato.cache.invalidation import EVERY_ENTRY, EntryFilter, find_entries, find_keys
 from sfumato.cache.noop import NoopStore
-from sfumato.cache.store import DamagedValueError, Store, StoreStats
+from sfumato.cache.store import Store, StoreStats
 from sfumato.images.fingerprint import fingerprint
 from sfumato.images.request import GeneratedImage, ImageRequest, Picture
 from sfumato.wire.payload import INLINE_BYTES, Pieces, picture_bytes
 
+__all__ = ["CacheFault", "CacheOperation", "CacheStats", "CacheUnavailableError", "ImageCache", "Scope"]
+
 T = TypeVar("T")
 Scope = Literal["global", "tenant"]
-CacheOperation = Literal["lookup", "store", "invalidate", "clear", "stats", "close"]
 # Hosts that share a store may disagree about the time by this much before an entry counts as from the future.
 CLOCK_SLACK_SECONDS = 300.0
 
 _log = logging.getLogger("sfumato.cache")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheFault:
-    """Something went wrong in the cache and the request went on.
-
-    Attributes:
-        operation: What was being done.
-        reason: A low-cardinality word: ``damaged``, ``clock``, an errno's name (``ENOSPC``) or an exception's class.
-    """
-
-    operation: CacheOperation
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +57,12 @@ class CacheStats:
     def hit_rate(self) -> float:
         """Return the share of lookups that hit, 0 to 1; 0 before the first."""
         return self.hits / self.lookups if self.lookups else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """Return all of it for JSON; what the store holds is null when it cannot say."""
+        names = ("entries", "size_bytes", "capacity_bytes", "evictions")
+        mine = {name: getattr(self, name) for name in ("lookups", "hits", "misses", "hit_rate", "faults")}
+        return mine | {name: getattr(self.store, name, None) for name in names}
 
 
 class ImageCache:
@@ -127,12 +125,7 @@ class ImageCache:
         if not self.enabled or request.cache_control.no_cache:
             return None
         self._lookups += not again
-        try:
-            image = await self._find(request, slot)
-        except Exception as error:  # noqa: BLE001 - whatever a store does, the request goes on
-            self._report("lookup", error)
-            return None
-        self._recover("lookup")
+        image = await self._attempt("lookup", self._find(request, slot))
         self._hits += image is not None
         return image
 
@@ -144,57 +137,102 @@ class ImageCache:
         ttl = self.ttl_seconds(request)
         if ttl is None or image.age_seconds is not None:
             return False
-        key = self.key(request, image.slot)
+        return await self._attempt("store", self._keep(request, image, ttl)) or False
 
-        def pieces() -> Pieces:
-            return dump(image, request, key=key, ttl_seconds=ttl)
+    async def invalidate(self, where: EntryFilter | str) -> int | None:
+        """Remove the pictures meant by a filter, or by a key (without its slot: all slots).
 
-        try:
-            value = await _run(pieces, size=picture_bytes(image.picture))
-            kept = await self._store.set(key, value, expires_in=ttl)
-        except Exception as error:  # noqa: BLE001 - whatever a store does, the request goes on
-            self._report("store", error)
-            return False
-        self._recover("store")
-        return kept
-
-    async def invalidate(self, key: str) -> bool | None:
-        """Remove one picture; True when there was one, None when the store failed."""
-        try:
-            removed = await self._store.delete(key)
-        except Exception as error:  # noqa: BLE001 - the fault is counted and told by None
-            self._report("invalidate", error)
-            return None
-        self._recover("invalidate")
-        return removed
+        Returns:
+            How many were removed; None when the store failed, and then some may be gone.
+        """
+        meant = EntryFilter(key=where) if isinstance(where, str) else where
+        return await self._attempt("invalidate", self._remove(meant))
 
     async def clear(self) -> int | None:
         """Remove every picture; return how many there were, None when the store failed."""
-        try:
-            count = await self._store.clear()
-        except Exception as error:  # noqa: BLE001 - the fault is counted and told by None
-            self._report("clear", error)
-            return None
-        self._recover("clear")
-        return count
+        return await self._attempt("clear", self._store.clear())
+
+    async def entries(
+        self, where: EntryFilter = EVERY_ENTRY, *, limit: int | None = None
+    ) -> AsyncIterator[EntryHeader]:
+        """Iterate over what is known of stored pictures, at most *limit*, in no order; it counts as no lookup.
+
+        Whole pictures are read, a few at a time, and the store counts that as use. Unreadable ones are passed over.
+
+        Raises:
+            CacheUnavailableError: The store failed.
+        """
+        left = math.inf if limit is None else limit
+        damaged = functools.partial(self._report, "list")
+        found = find_entries(self._store, where, clock=self._clock, on_damaged=damaged)
+        with self._listing():
+            async with contextlib.aclosing(found):
+                while left > 0 and (header := await anext(found, None)) is not None:
+                    left -= 1
+                    yield header
+
+    async def get(self, key: str) -> EntryHeader | None:
+        """Return what is known of the picture under an exact *key*, None when there is none.
+
+        Raises:
+            CacheUnavailableError: The store failed.
+        """
+        async for header in self.entries(EntryFilter(key=key)):
+            if header.key == key:
+                return header
+        return None
+
+    async def held(self, keys: Collection[str]) -> frozenset[str]:
+        """Return those of *keys* that the store lists, without reading pictures.
+
+        Raises:
+            CacheUnavailableError: The store failed.
+        """
+        with self._listing():
+            return frozenset([key async for key in self._store.keys() if key in keys])  # noqa: SIM118 - no mapping
 
     async def stats(self) -> CacheStats:
         """Count this process's lookups and what the store holds."""
-        held: StoreStats | None = None
-        try:
-            held = await self._store.stats()
-        except Exception as error:  # noqa: BLE001 - the fault is counted and told by None
-            self._report("stats", error)
-        else:
-            self._recover("stats")
+        held = await self._attempt("stats", self._store.stats())
         return CacheStats(lookups=self._lookups, hits=self._hits, faults=self._faults, store=held)
 
     async def aclose(self) -> None:
         """Close the store."""
+        await self._attempt("close", self._store.aclose())
+
+    async def _attempt(self, operation: CacheOperation, work: Awaitable[T]) -> T | None:
+        """Return what *work* gives; None when it fails, and the fault is counted."""
         try:
-            await self._store.aclose()
-        except Exception as error:  # noqa: BLE001 - a process that ends has nobody to tell
-            self._report("close", error)
+            result = await work
+        except Exception as error:  # noqa: BLE001 - whatever a store does, the request goes on
+            self._report(operation, error)
+            return None
+        self._recover(operation)
+        return result
+
+    @contextlib.contextmanager
+    def _listing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the fault is counted and told by its reason
+            raise CacheUnavailableError(self._report("list", error)) from None
+        self._recover("list")
+
+    async def _keep(self, request: ImageRequest, image: GeneratedImage, ttl_seconds: float) -> bool:
+        key = self.key(request, image.slot)
+
+        def pieces() -> Pieces:
+            return dump(image, request, key=key, ttl_seconds=ttl_seconds)
+
+        value = await _run(pieces, size=picture_bytes(image.picture))
+        return await self._store.set(key, value, expires_in=ttl_seconds)
+
+    async def _remove(self, where: EntryFilter) -> int:
+        removed = 0
+        damaged = functools.partial(self._report, "invalidate")
+        async for keys in find_keys(self._store, where, clock=self._clock, on_damaged=damaged):
+            removed += sum(await asyncio.gather(*map(self._store.delete, keys)))
+        return removed
 
     async def _find(self, request: ImageRequest, slot: int) -> GeneratedImage | None:
         key = self.key(request, slot)
@@ -208,7 +246,7 @@ class ImageCache:
             raise
         elapsed = self._clock() - header.created
         if elapsed < -CLOCK_SLACK_SECONDS:
-            raise _FutureEntryError
+            raise FutureEntryError
         age = max(0.0, elapsed)
         max_age = request.cache_control.max_age_seconds
         # RFC 9111 takes an answer whose age equals max-age; 0 is how clients ask for a fresh one all the same.
@@ -223,23 +261,20 @@ class ImageCache:
             age_seconds=age,
         )
 
-    def _report(self, operation: CacheOperation, error: Exception) -> None:
-        fault = CacheFault(operation, _reason(error))
+    def _report(self, operation: CacheOperation, error: Exception) -> CacheFault:
+        fault = CacheFault(operation, reason_of(error))
         self._faults += 1
         if operation not in self._failing:
             self._failing.add(operation)
             _log.warning("Cache %s failed (%s); requests go on without it.", operation, fault.reason)
         if self._on_fault is not None:
             self._on_fault(fault)
+        return fault
 
     def _recover(self, operation: CacheOperation) -> None:
         if operation in self._failing:
             self._failing.remove(operation)
             _log.info("Cache %s works again.", operation)
-
-
-class _FutureEntryError(Exception):
-    """An entry was made later than now: the clock was set back, so its age cannot be known."""
 
 
 def _unpack(data: bytes, key: str) -> tuple[EntryHeader, bytes]:
@@ -252,14 +287,3 @@ def _unpack(data: bytes, key: str) -> tuple[EntryHeader, bytes]:
 async def _run(work: Callable[[], T], *, size: int) -> T:
     """Do *work* on *size* bytes, in a thread when it would hold up the event loop."""
     return work() if size <= INLINE_BYTES else await to_thread.run_sync(work)
-
-
-def _reason(error: Exception) -> str:
-    # An exception's text may hold paths or addresses; its kind never does.
-    if isinstance(error, DamagedValueError):
-        return "damaged"
-    if isinstance(error, _FutureEntryError):
-        return "clock"
-    if isinstance(error, OSError) and error.errno is not None:
-        return errno.errorcode.get(error.errno, "OSError")
-    return type(error).__name__

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sfumato.cli.cache import cache
 from sfumato.cli.check import check
 from sfumato.cli.demo import demo
 from sfumato.cli.emulator import emulator
@@ -35,3 +36,4 @@ def sfumato_command(
 
 for command in (serve, emulator, demo, variants, check):
     app.command()(command)
+app.add_typer(cache, name="cache")

@@ -143,8 +143,8 @@ def _verdict(answer: httpx.Response, told: str) -> str:
 
 async def _check_cache(settings: Settings, findings: _Findings) -> None:
     """Write a probe into the configured store, read it and remove it."""
+    from sfumato.cache.factory import create_store  # noqa: PLC0415
     from sfumato.cache.noop import NoopStore  # noqa: PLC0415  # with this command only
-    from sfumato.runtime import create_store  # noqa: PLC0415
 
     name = f"the cache ({settings.cache_backend})"
     store = create_store(settings)

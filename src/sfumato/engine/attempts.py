@@ -86,6 +86,15 @@ class Attempts:
             await self.sleep(delay)
 
 
-def out_of_time() -> DeadlineError:
-    """Return the error of a picture whose deadline passed."""
-    return DeadlineError("The picture was not finished before the deadline. Send the request again.", reason="deadline")
+def out_of_time(*, attempts: int = 1) -> DeadlineError:
+    """Return the error of a picture whose deadline passed.
+
+    Repeating takes as long again, and is billed again: clients and routers are told not to.
+    """
+    error = DeadlineError(
+        "The picture was not finished before the deadline. Ask for a smaller tier, or raise the timeout.",
+        reason="deadline",
+        retryable=False,
+    )
+    error.attempts = attempts
+    return error

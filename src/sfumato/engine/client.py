@@ -120,9 +120,9 @@ class ImageClient:
         return self._slots.cache
 
     async def aclose(self) -> None:
-        """Release connections, stores and leases."""
-        await self._slots.cache.aclose()
+        """Release leases, stores and connections, in this order: leases may use the store's connection."""
         await self._slots.flights.aclose()
+        await self._slots.cache.aclose()
         for close in self._on_close:
             await close()
 

@@ -109,7 +109,7 @@ class Slots:
                     return await self._make(run, slot)
                 return await self.flights.fly(self._flight(run, slot))
         except TimeoutError:
-            raise out_of_time() from None
+            raise out_of_time(attempts=run.record.retry_count + 1) from None
         finally:
             run.upstream_seconds = max(run.upstream_seconds, self.clock() - started)
 

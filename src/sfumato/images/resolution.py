@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +73,12 @@ class SafetyWish:
     exceptions: Mapping[str, Threshold] = field(default_factory=dict)
     moderation_low: bool = False
 
+    def over(self, base: SafetyWish) -> SafetyWish:
+        """Return this wish above *base*: a level replaces all of it, a category only its own."""
+        if self.threshold is not None or self.moderation_low:
+            return self
+        return dataclasses.replace(base, exceptions={**base.exceptions, **self.exceptions})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageWish:
@@ -106,6 +112,38 @@ class InputImages:
 
     images: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
+
+
+def with_defaults(wish: ImageWish, base: ImageWish, *, sent: Collection[str]) -> ImageWish:
+    """Put an operator's wishes under a client's; what the client said otherwise makes a default step back.
+
+    Args:
+        wish: What the client asked.
+        base: What holds where the client said nothing.
+        sent: Which of ``n``, ``response_format`` and ``cache_control`` the client named: their values do not tell.
+    """
+    sized = bool(wish.size) and str(wish.size).strip().lower() != "auto"
+    shaped = sized or bool(wish.aspect_ratio or wish.variant.aspect_ratio)
+    tiered = sized or bool(wish.image_size or wish.quality or wish.variant.tier)
+    output_format = wish.output_format or (None if wish.mask and base.output_format == "jpeg" else base.output_format)
+    compression = base.output_compression if output_format in ("jpeg", "webp") else None
+    return dataclasses.replace(
+        wish,
+        n=wish.n if "n" in sent else base.n,
+        size=wish.size or base.size,
+        quality=wish.quality or (None if tiered else base.quality),
+        style=wish.style or base.style,
+        aspect_ratio=wish.aspect_ratio or (None if shaped else base.aspect_ratio),
+        image_size=wish.image_size or (None if tiered else base.image_size),
+        seed=base.seed if wish.seed is None else wish.seed,
+        person_generation=wish.person_generation or base.person_generation,
+        safety=wish.safety.over(base.safety),
+        output_format=output_format,
+        output_compression=compression if wish.output_compression is None else wish.output_compression,
+        response_format=wish.response_format if "response_format" in sent else base.response_format,
+        user=wish.user or base.user,
+        cache_control=wish.cache_control if "cache_control" in sent else base.cache_control,
+    )
 
 
 def resolve(wish: ImageWish, policy: RequestPolicy, inputs: InputImages | None = None) -> ImageRequest:
@@ -162,8 +200,7 @@ def resolve(wish: ImageWish, policy: RequestPolicy, inputs: InputImages | None =
 
 def _checked_prompt(prompt: str | None) -> str:
     if prompt is None or not prompt.strip():
-        msg = "'prompt' is required and must not be blank."
-        raise MissingPromptError(msg, param="prompt")
+        raise MissingPromptError("'prompt' is required and must not be blank.", param="prompt")
     if len(prompt) > MAX_PROMPT_CHARS:
         msg = f"'prompt' is {len(prompt):,} characters long; the limit is {MAX_PROMPT_CHARS:,}. Shorten it."
         raise InvalidParameterError(msg, param="prompt")
@@ -197,11 +234,9 @@ def _check_images(wish: ImageWish, inputs: InputImages) -> None:
         return
     first = inputs.images[0]
     if first.mime_type not in _MASKABLE_TYPES:
-        msg = "A mask needs a PNG, JPEG or WebP picture as the first image."
-        raise InvalidImageError(msg, param="mask")
+        raise InvalidImageError("A mask needs a PNG, JPEG or WebP picture as the first image.", param="mask")
     if inputs.mask.mime_type != "image/png" or not inputs.mask.has_alpha:
-        msg = "The mask must be a PNG with an alpha channel."
-        raise InvalidImageError(msg, param="mask")
+        raise InvalidImageError("The mask must be a PNG with an alpha channel.", param="mask")
     if (inputs.mask.width, inputs.mask.height) != (first.width, first.height):
         msg = (
             f"The mask is {inputs.mask.width}x{inputs.mask.height} pixels and the first image is "
@@ -216,8 +251,7 @@ def _check_output(wish: ImageWish) -> None:
         raise InvalidParameterError(msg, param="output_format")
     if wish.output_compression in (None, MAX_COMPRESSION) or wish.output_format in ("jpeg", "webp"):
         return
-    msg = "'output_compression' needs 'output_format' jpeg or webp."
-    raise InvalidParameterError(msg, param="output_compression")
+    raise InvalidParameterError("'output_compression' needs 'output_format' jpeg or webp.", param="output_compression")
 
 
 def _resolve_shape(wish: ImageWish, policy: RequestPolicy, inputs: InputImages) -> tuple[str | None, str | None]:

@@ -110,7 +110,7 @@ class GeminiImageLLM(CustomLLM):
         )
 
     async def _answer(self, job: Job, caller: Caller) -> ImageResponse:
-        captured = take(job.optional_params, job.litellm_params, job.logging_obj)
+        captured = take(job.operation, job.optional_params, job.litellm_params, job.logging_obj)
         if job.operation is Operation.EDIT:
             tell_litellm(job)
         client = self._runtime.client
@@ -178,9 +178,9 @@ class GeminiImageLLM(CustomLLM):
 
 
 def install(runtime: Runtime | None = None) -> GeminiImageLLM:
-    """Register the provider for SDK use, so that ``litellm.aimage_generation("…", model="gemini-image/…")`` works.
+    """Register the provider for SDK use: ``litellm.aimage_generation(model="gemini-image/…", prompt="…")``.
 
-    The proxy needs only its config.yaml. A second call replaces the provider.
+    Name every argument: LiteLLM 1.106.2's async functions take the first positional one for the model. The proxy needs only its config.yaml. A second call replaces the provider.
 
     Args:
         runtime: Where clients come from; one from the environment by default.

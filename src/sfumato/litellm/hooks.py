@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
 
+from sfumato.images.request import Operation
 from sfumato.litellm.errors import PROVIDER
 from sfumato.litellm.params import PRIVATE_KEY, capture, repaired_cache
 
 HEADERS_KEY = "sfumato_headers"
-_CALL_TYPES = ("aimage_generation", "aimage_edit")
+_OPERATIONS = MappingProxyType({"aimage_generation": Operation.GENERATION, "aimage_edit": Operation.EDIT})
 
 
 class ImageHooks(CustomLogger):
@@ -20,9 +22,10 @@ class ImageHooks(CustomLogger):
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> dict[str, Any] | None:
         """Capture a call's parameters after routing, before LiteLLM drops them; always overwrites our private key."""
-        if not _is_ours(kwargs) or getattr(call_type, "value", call_type) not in _CALL_TYPES:
+        operation = _OPERATIONS.get(getattr(call_type, "value", call_type))
+        if operation is None or not _is_ours(kwargs):
             return None
-        captured = {**kwargs, PRIVATE_KEY: capture(kwargs)}
+        captured = {**kwargs, PRIVATE_KEY: capture(kwargs, operation)}
         return repaired_cache(captured)
 
     async def async_post_call_response_headers_hook(

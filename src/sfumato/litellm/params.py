@@ -4,6 +4,11 @@ LiteLLM 1.106.2 (seen 2026-11-21) never hands a custom provider ``n``, ``size``,
 ``response_format``, ``user``, ``imageConfig``, ``mask`` and ``cache``. Its deployment hook sees them all, after
 routing, so our hook captures them there under a private key (`capture`), and the provider takes them out (`take`).
 The hook runs in async calls only: a synchronous SDK call has what LiteLLM lets through.
+
+Whose a word is decides whether it is judged. LiteLLM's own are never held against a client, also where they do nothing
+(``session_id`` is read by its provider affinity). ``image`` and ``mask`` are an edit's arguments and a generation's
+mistakes. ``messages`` and ``input`` are nobody's at a generation if the client's body holds them: LiteLLM keeps that
+body before it adds ``messages`` of its own for guardrails. An edit's body it keeps afterwards, so there they are left.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from litellm.types.utils import is_litellm_owned_kwarg
 
 from sfumato.errors import ConfigurationError, ImageError, InvalidParameterError
 from sfumato.images.request import ImageSource, Operation
-from sfumato.images.resolution import ImageWish, SafetyWish
+from sfumato.images.resolution import ImageWish, with_defaults
 from sfumato.images.variants import Variant
 from sfumato.wire.openai_images import parse_request
 
@@ -28,7 +33,7 @@ _SHARED = frozenset({"cache"})
 # What LiteLLM, its router and the OpenAI clients put beside the parameters and `is_litellm_owned_kwarg` does not list.
 _LITELLM_KEYS = frozenset(
     {
-        *("model", "prompt", "image", "mask", "messages", "input", "api_type", "base_url", "organization", "project"),
+        *("model", "prompt", "api_type", "base_url", "organization", "project"),
         *("extra_body", "extra_headers", "extra_query", "default_headers", "timeout", "deployment_id", "deployment"),
         *("drop_params", "additional_drop_params", "specific_deployment", "user_config", "original_function"),
         *("context_window_fallbacks", "content_policy_fallbacks", "disable_fallbacks", "model_group_retry_policy"),
@@ -36,6 +41,8 @@ _LITELLM_KEYS = frozenset(
         *("success_callback", "failure_callback", "session_id", "trace_id", "custom_llm_provider"),
     }
 )
+_CHAT_WORDS = frozenset({"messages", "input"})
+_EDIT_ARGUMENTS = frozenset({"image", "mask"})
 _LITELLM_PREFIXES = ("_", "aws_", "litellm_", "mock_testing_", "vertex_", "metadata[", "litellm_metadata[")
 _FILE_NAME = re.compile(r"image(?:\[\d*\]|\d{1,2})")
 
@@ -65,15 +72,21 @@ class Captured:
         return "Captured(...)"
 
 
-def capture(kwargs: Mapping[str, Any]) -> Captured:
+def capture(kwargs: Mapping[str, Any], operation: Operation) -> Captured:
     """Read a call's parameters from LiteLLM's keyword arguments, whatever else stands among them."""
+    edit = operation is Operation.EDIT
     request = kwargs.get("proxy_server_request")
     body = request.get("body") if isinstance(request, Mapping) else None
-    given = {name: value for name, value in kwargs.items() if value is not None and not _is_litellms(name, value)}
-    files = {name: given.pop(name) for name in sorted(given) if _FILE_NAME.fullmatch(name) and _is_file(given[name])}
     proxied = isinstance(body, Mapping)
+    apart = _CHAT_WORDS | _EDIT_ARGUMENTS if edit else _CHAT_WORDS
+    given = {name: value for name, value in _ours(kwargs).items() if name not in apart}
+    numbered = sorted(name for name in given if edit and _FILE_NAME.fullmatch(name) and _is_file(given[name]))
+    files = tuple(given.pop(name) for name in numbered)
     client = {name: value for name, value in given.items() if name in body} if isinstance(body, Mapping) else given
     defaults = {name: value for name, value in given.items() if name not in client}
+    if not edit:
+        words = body if isinstance(body, Mapping) else kwargs
+        client |= {name: words[name] for name in sorted(_CHAT_WORDS) if words.get(name) is not None}
     extra = _extra_body(kwargs.get("extra_body"))
     # A deployment's extra_body is replaced by a request's, never merged (LiteLLM 1.106.2).
     (client if not isinstance(body, Mapping) or "extra_body" in body else defaults).update(extra)
@@ -81,19 +94,22 @@ def capture(kwargs: Mapping[str, Any]) -> Captured:
         fields=client,
         defaults=defaults,
         judged=proxied or not _is_routed(kwargs),
-        files=tuple(files.values()),
-        mask=kwargs.get("mask"),
+        files=files,
+        mask=kwargs.get("mask") if edit else None,
         own_base=isinstance(body, Mapping) and bool({"api_base", "base_url"} & set(body)) and not _has_key(request),
     )
 
 
-def take(optional_params: dict[str, Any], litellm_params: Mapping[str, Any], logging_obj: Any = None) -> Captured:
+def take(
+    operation: Operation, optional_params: dict[str, Any], litellm_params: Mapping[str, Any], logging_obj: Any = None
+) -> Captured:
     """Take the captured parameters out of what LiteLLM hands to a provider, and leave them there in the open.
 
     Without the hook (a synchronous call) what LiteLLM lets through is read instead. LiteLLM's loggers then find the
     parameters where those of any provider stand.
 
     Args:
+        operation: What was called.
         optional_params: The provider's argument; changed in place.
         litellm_params: Where LiteLLM keeps its own parameters of the call.
         logging_obj: LiteLLM's log of the call, which has copied the private key.
@@ -106,8 +122,8 @@ def take(optional_params: dict[str, Any], litellm_params: Mapping[str, Any], log
         request = litellm_params.get("proxy_server_request")
         body = request.get("body") if isinstance(request, Mapping) else None
         context = {name: litellm_params.get(name) for name in ("metadata", "litellm_metadata", "proxy_server_request")}
-        captured = capture({**optional_params, **(body if isinstance(body, Mapping) else {}), **context})
-    shown = {**captured.defaults, **captured.fields}
+        captured = capture({**optional_params, **(body if isinstance(body, Mapping) else {}), **context}, operation)
+    shown = {k: v for k, v in {**captured.defaults, **captured.fields}.items() if k not in _EDIT_ARGUMENTS}
     optional_params.update({k: v for k, v in shown.items() if isinstance(v, str | int | float | bool)})
     return captured
 
@@ -165,49 +181,21 @@ def build_wish(
         fields["image"] = list(others)
     drop = drop_unknown or not captured.judged
     wish = parse_request(operation, variant, fields, files=files, mask=mask, drop_unknown=drop, tenant=tenant)
+    wish = replace(wish, user=wish.user or user)
     if captured.defaults:
         try:
             base = parse_request(operation, variant, captured.defaults, drop_unknown=True)
         except ImageError as error:
             found = error
         else:
-            return _completed(wish, base, captured.fields, user)
+            sent = {"cache_control" if name == "cache" else name for name in captured.fields}
+            return with_defaults(wish, base, sent=sent)
         raise ConfigurationError(f"The deployment's litellm_params are wrong. {found.message}")
-    return replace(wish, user=wish.user or user)
+    return wish
 
 
-def _completed(wish: ImageWish, base: ImageWish, sent: Mapping[str, Any], user: str | None) -> ImageWish:
-    """Put the deployment's defaults under a client's wish; a default that what the client said overrules steps back."""
-    sized = bool(wish.size) and str(wish.size).strip().lower() != "auto"
-    shaped = sized or bool(wish.aspect_ratio or wish.variant.aspect_ratio)
-    tiered = sized or bool(wish.image_size or wish.quality or wish.variant.tier)
-    output_format = wish.output_format or (None if wish.mask and base.output_format == "jpeg" else base.output_format)
-    compressible = output_format in ("jpeg", "webp")
-    return replace(
-        wish,
-        n=wish.n if "n" in sent else base.n,
-        size=wish.size or base.size,
-        quality=wish.quality or (None if tiered else base.quality),
-        style=wish.style or base.style,
-        aspect_ratio=wish.aspect_ratio or (None if shaped else base.aspect_ratio),
-        image_size=wish.image_size or (None if tiered else base.image_size),
-        seed=base.seed if wish.seed is None else wish.seed,
-        person_generation=wish.person_generation or base.person_generation,
-        safety=_safety(wish.safety, base.safety),
-        output_format=output_format,
-        output_compression=(
-            base.output_compression if wish.output_compression is None and compressible else wish.output_compression
-        ),
-        response_format=wish.response_format if "response_format" in sent else base.response_format,
-        user=wish.user or user or base.user,
-        cache_control=wish.cache_control if "cache" in sent else base.cache_control,
-    )
-
-
-def _safety(wish: SafetyWish, base: SafetyWish) -> SafetyWish:
-    if wish.threshold is not None or wish.moderation_low:
-        return wish
-    return replace(base, exceptions={**base.exceptions, **wish.exceptions})
+def _ours(words: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in words.items() if value is not None and not _is_litellms(name, value)}
 
 
 def _is_litellms(name: str, value: Any) -> bool:
@@ -243,7 +231,7 @@ def _extra_body(value: Any) -> Mapping[str, Any]:
     parsed = _json_object(value)
     if parsed is None:
         return {"extra_body": value}
-    return {name: item for name, item in parsed.items() if item is not None and not _is_litellms(name, item)}
+    return _ours(parsed)
 
 
 def _json_object(value: Any) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from sfumato.errors import (
     UpstreamAuthError,
     UpstreamFailureError,
 )
-from sfumato.wire.gemini import RETRIED_REASONS
+from sfumato.wire.gemini import MALFORMED, RETRIED_REASONS
 
 # Another account can answer where this one cannot; on the same account a repetition only wastes a call.
 _ACCOUNT_FAULTS = (RateLimitedError, QuotaExhaustedError, UpstreamAuthError)
@@ -59,4 +59,5 @@ class RetryPolicy:
             return other_account
         if isinstance(error, NoImageError):
             return attempt == 1 and error.reason in RETRIED_REASONS
-        return error.retryable and isinstance(error, _PASSING_FAULTS)
+        # Unreadable and yet 200: it is billed like any other, so the client decides whether to ask again.
+        return error.retryable and error.reason != MALFORMED and isinstance(error, _PASSING_FAULTS)

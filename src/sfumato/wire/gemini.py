@@ -30,6 +30,8 @@ BLOCKED_REASONS = frozenset(
 )
 # "You will not be charged for this request": these pass on a repetition often enough to try once.
 RETRIED_REASONS = frozenset({"NO_IMAGE", "IMAGE_OTHER", "OTHER"})
+# Our own word, beside Gemini's.
+MALFORMED = "MALFORMED_ANSWER"
 _PASSING_REASONS = frozenset({"TEXT_ONLY", "EMPTY", "MALFORMED_RESPONSE", "FINISH_REASON_UNSPECIFIED"})
 _ESCAPE = re.compile(rb"\\")
 _DATA_URI = re.compile(rb"data:image/[a-z.+-]+;base64,([A-Za-z0-9+/=]+)")
@@ -148,7 +150,9 @@ def parse_response(body: bytes | bytearray) -> Answer:
     try:
         response = _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise UpstreamFailureError("Gemini answered with something that is not a response.") from None
+        raise UpstreamFailureError(
+            "Gemini answered with something that is not a response. Send the request again.", reason=MALFORMED
+        ) from None
     if not response.candidates:
         raise _refusal(response.prompt_feedback) or NoImageError(
             "Gemini answered without a picture and without a reason.", reason="EMPTY"

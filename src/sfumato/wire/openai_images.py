@@ -265,16 +265,16 @@ def _json_images(given: Parameters) -> tuple[ImageSource, ...]:
         if value is None:
             continue
         rows = value if isinstance(value, list | tuple) else [value]
-        found += [_json_image(row, f"{name}[{place}]" if len(rows) > 1 else name) for place, row in enumerate(rows)]
+        found += [parse_image(row, f"{name}[{place}]" if len(rows) > 1 else name) for place, row in enumerate(rows)]
     return tuple(found)
 
 
 def _json_mask(given: Parameters) -> ImageSource | None:
     value = given.take("mask")
-    return None if value is None else _json_image(value, "mask")
+    return None if value is None else parse_image(value, "mask")
 
 
-def _json_image(value: object, param: str) -> ImageSource:
+def parse_image(value: object, param: str) -> ImageSource:
     """Read a picture in JSON: base64, data URI or address, plain or under ``image_url`` or ``b64_json``."""
     if isinstance(value, Mapping):
         value = value.get("image_url") or value.get("b64_json")

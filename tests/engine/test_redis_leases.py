@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from sfumato.cache.redis import connect
+from sfumato.cache.redis_circuit import Circuit, StoreUnavailableError
+from sfumato.cache.redis_scripts import lease_key
+from sfumato.engine.coordination import Leases
+from sfumato.engine.redis_leases import RedisLeases
+from tests.support.fault_proxy import fault_proxy
+from tests.support.redis_server import RedisServer, running_redis
+
+PATIENT_SECONDS = 10.0
+FAULT_SECONDS = 0.25 + 0.2
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: RedisServer) -> RedisServer:
+    with shared_server.admin() as admin:
+        admin.flushall()
+    return shared_server
+
+
+@pytest.fixture
+def admin(server: RedisServer) -> Iterator[Any]:
+    with server.admin() as client:
+        yield client
+
+
+@pytest.fixture
+async def hosts(server: RedisServer) -> AsyncIterator[tuple[RedisLeases, RedisLeases]]:
+    """Two hosts, whose dead leave their leases for 150 ms."""
+    connections = [connect(server.url, timeout_seconds=PATIENT_SECONDS) for _ in range(2)]
+    first, second = (RedisLeases(connection, ttl_seconds=0.15) for connection in connections)
+    yield first, second
+    for leases, connection in zip((first, second), connections, strict=True):
+        await leases.aclose()
+        await connection.aclose()
+
+
+Hosts = tuple[RedisLeases, RedisLeases]
+
+
+def test_they_are_leases() -> None:
+    leases: type[Leases] = RedisLeases
+    assert leases
+
+
+async def test_one_holds_it_and_the_others_do_not(hosts: Hosts) -> None:
+    first, second = hosts
+    lease = await first.acquire("key")
+    assert lease is not None
+    assert await second.acquire("key") is None
+    assert await first.acquire("key") is None
+    assert await second.acquire("another") is not None
+    await lease.release()
+    await lease.release()
+    assert await second.acquire("key") is not None
+
+
+async def test_of_many_one_is_first(hosts: Hosts) -> None:
+    taken = await asyncio.gather(*(hosts[number % 2].acquire("key") for number in range(100)))
+    assert sum(lease is not None for lease in taken) == 1
+
+
+async def test_only_its_holder_gives_it_back(hosts: Hosts, admin: Any) -> None:
+    lease = await hosts[0].acquire("key")
+    assert lease is not None
+    admin.set(lease_key("key"), "another's")
+    await lease.release()
+    assert admin.get(lease_key("key")) == b"another's"
+
+
+async def test_it_outlives_its_time_while_it_is_held(hosts: Hosts) -> None:
+    lease = await hosts[0].acquire("key")
+    assert lease is not None
+    await asyncio.sleep(0.4)
+    assert await hosts[1].acquire("key") is None
+    assert not lease.lost
+
+
+async def test_another_takes_over_when_the_holder_has_died(hosts: Hosts, server: RedisServer) -> None:
+    dying = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    assert await RedisLeases(dying, ttl_seconds=0.15).acquire("key") is not None
+    # Its renewals fail from now on, as a dead process's do.
+    await dying.aclose()
+    began = time.perf_counter()
+    assert await hosts[1].wait("key", 10)
+    assert time.perf_counter() - began < 1
+    assert await hosts[1].acquire("key") is not None
+
+
+async def test_a_lease_that_another_has_is_lost(hosts: Hosts, admin: Any) -> None:
+    lease = await hosts[0].acquire("key")
+    assert lease is not None
+    admin.set(lease_key("key"), "another's")
+    await eventually(lambda: lease.lost)
+    assert admin.get(lease_key("key")) == b"another's"
+    await lease.release()
+
+
+async def test_a_lease_is_lost_when_redis_is_gone_for_its_whole_time() -> None:
+    with running_redis() as server:
+        connection = connect(server.url)
+        lease = await RedisLeases(connection, ttl_seconds=0.15).acquire("key")
+        assert lease is not None
+        server.stop()
+        await asyncio.sleep(0.07)
+        assert not lease.lost
+        await eventually(lambda: lease.lost)
+        await lease.release()
+        await connection.aclose()
+
+
+async def test_a_hiccup_costs_no_lease(server: RedisServer) -> None:
+    async with fault_proxy(server.port) as proxy:
+        # Asked again at once: the circuit has no part in this.
+        connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=Circuit(random=lambda: 0.0))
+        lease = await RedisLeases(connection, ttl_seconds=0.6).acquire("key")
+        assert lease is not None
+        proxy.reset()
+        await asyncio.sleep(0.9)
+        assert not lease.lost
+        await lease.release()
+        with server.admin() as admin:
+            assert admin.keys("*") == []
+        await connection.aclose()
+
+
+async def test_waiting_ends_when_it_is_free(hosts: Hosts) -> None:
+    lease = await hosts[0].acquire("key")
+    assert lease is not None
+    waiting = asyncio.create_task(hosts[1].wait("key", 10))
+    await asyncio.sleep(0.03)
+    assert not waiting.done()
+    await lease.release()
+    assert await waiting
+    assert await hosts[1].wait("never held", 0)
+
+
+async def test_waiting_ends_with_its_time_and_asks_ever_more_rarely(server: RedisServer, admin: Any) -> None:
+    now, pauses = 0.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        pauses.append(seconds)
+
+    connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    leases = RedisLeases(connection, clock=lambda: now, sleep=sleep)
+    admin.set(lease_key("key"), "another's")
+    assert await leases.wait("key", 1) is False
+    assert pauses[:5] == [0.02, 0.04, 0.08, 0.16, 0.25]
+    assert sum(pauses) == pytest.approx(1)
+    assert await leases.wait("key", 0) is False
+    await connection.aclose()
+
+
+async def test_closing_gives_back_what_is_held(hosts: Hosts, admin: Any) -> None:
+    leases = [await hosts[0].acquire(f"key {number}") for number in range(3)]
+    await hosts[0].aclose()
+    await hosts[0].aclose()
+    assert admin.keys("*") == []
+    assert None not in leases
+
+
+async def test_a_redis_that_is_gone_is_told_quickly_and_releasing_never_fails() -> None:
+    with running_redis() as server:
+        connection = connect(server.url, circuit=Circuit(random=lambda: 1.0))
+        leases = RedisLeases(connection)
+        lease = await leases.acquire("key")
+        assert lease is not None
+        server.stop()
+        began = time.perf_counter()
+        for _ in range(20):
+            with pytest.raises(StoreUnavailableError):
+                await leases.acquire("another")
+            with pytest.raises(StoreUnavailableError):
+                await leases.wait("another", 10)
+        await lease.release()
+        assert time.perf_counter() - began < FAULT_SECONDS
+        await connection.aclose()
+
+
+async def test_a_stalled_redis_costs_one_wait(server: RedisServer) -> None:
+    async with fault_proxy(server.port) as proxy:
+        connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=Circuit(random=lambda: 1.0))
+        leases = RedisLeases(connection)
+        proxy.stall()
+        began = time.perf_counter()
+        for _ in range(10):
+            with pytest.raises(StoreUnavailableError):
+                await leases.acquire("key")
+        assert time.perf_counter() - began < FAULT_SECONDS
+        await connection.aclose()
+
+
+async def test_a_renewal_has_no_part_in_the_request_it_began_in(server: RedisServer) -> None:
+    trace: ContextVar[str] = ContextVar("trace")
+    trace.set("of a request")
+    seen: list[str | None] = []
+
+    async def sleep(seconds: float) -> None:
+        seen.append(trace.get(None))
+        await asyncio.sleep(seconds)
+
+    connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    lease = await RedisLeases(connection, sleep=sleep).acquire("key")
+    assert lease is not None
+    await eventually(lambda: seen)
+    assert seen == [None]
+    await lease.release()
+    await connection.aclose()
+
+
+async def eventually(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.005)
