@@ -104,7 +104,7 @@ class Runtime:
             timeout_seconds=settings.timeout_seconds,
             hash_salt=settings.hash_salt.get_secret_value() if settings.hash_salt else None,
             clock=time.monotonic,
-            on_close=(http.aclose,),
+            on_close=(http.aclose, *([redis.aclose] if redis else [])),
         )
 
     def _attempts(self, http: httpx.AsyncClient) -> Attempts:

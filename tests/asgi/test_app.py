@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from sfumato.asgi.app import create_app
 from sfumato.errors import ConfigurationError
@@ -405,3 +406,32 @@ async def test_a_defect_before_the_engine_is_answered_too(emulator: Emulator, ca
     assert body["error"]["image_error"]["code"] == "IMG_INTERNAL"
     assert "secret" not in json.dumps(body)
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_whatever_authorize_raises_is_a_refusal_on_every_route(emulator: Emulator) -> None:
+    async def authorize(request: Request) -> str | None:
+        raise ValueError("the database's password")
+
+    async with calling(create_app(settings(emulator), authorize=authorize)) as http:
+        for answer in (
+            await http.get("/v1/models", headers={"x-request-id": "mine"}),
+            await http.post(GENERATIONS, json={}, headers={"x-request-id": "mine"}),
+        ):
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.headers["x-request-id"] == "mine"
+            assert "password" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"url_mode": "link"}, {"cache_backend": "redis"}, {"cache_backend": "s3"}, {"accounts_file": "a.toml"}]
+)
+def test_what_cannot_work_is_refused_when_the_app_is_made(emulator: Emulator, wrong: dict[str, Any]) -> None:
+    """Not at the first request: a server that listens is believed to serve."""
+    with pytest.raises(ConfigurationError):
+        create_app(settings(emulator, **wrong))
+
+
+def test_a_key_that_cannot_be_sent_is_refused_when_the_app_is_made(emulator: Emulator) -> None:
+    with pytest.raises(ConfigurationError, match="default"):
+        create_app(settings(emulator, api_key="k é"))

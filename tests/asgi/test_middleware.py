@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sfumato.asgi.middleware import GeminiImageMiddleware
 from sfumato.errors import ConfigurationError
+from sfumato.runtime import Runtime
 from sfumato.settings import load_settings
 from tests.conftest import Emulator
 
@@ -291,3 +292,65 @@ async def test_a_client_that_leaves_while_sending_is_no_error(emulator: Emulator
     app = behind(Host(), emulator)
     await app({"type": "http", "method": "POST", "path": GENERATIONS, "headers": []}, receive, send)
     assert sent == []
+
+
+async def test_of_a_refused_caller_only_the_beginning_is_read(emulator: Emulator) -> None:
+    """What a body's head tells is enough to refuse it; what is not ours goes on to the host whole."""
+
+    async def authorize(request: Request) -> str | None:
+        raise RuntimeError
+
+    received = 0
+    pieces: list[bytes] = []
+    host = Host()
+    app = behind(host, emulator, authorize=authorize)
+    for model, status in (("gemini-3-pro-image", 401), ("dall-e-3", 299)):
+        pieces = [b'{"model": "' + model.encode() + b'", "image": "', *[b"a" * 65_536] * 10, b'"}']
+        waiting = iter(pieces)
+        sent: list[Message] = []
+
+        async def receive(waiting: Iterator[bytes] = waiting) -> Message:
+            nonlocal received
+            received += 1
+            piece = next(waiting, b"")
+            return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        received = 0
+        await app({"type": "http", "method": "POST", "path": GENERATIONS, "headers": []}, receive, send)
+        assert sent[0]["status"] == status
+        assert (received < 4) == (status == 401)
+    assert b"".join(message["body"] for message in host.received) == b"".join(pieces)
+    await app.runtime.aclose()
+
+
+@pytest.mark.parametrize("path", [f"{GENERATIONS}\n", f"/{GENERATIONS}", f"{GENERATIONS}/x", "/v2/images/generations"])
+async def test_near_misses_of_the_route_are_the_hosts(emulator: Emulator, path: str) -> None:
+    host = Host()
+    app = behind(host, emulator)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"model": "gemini-3-pro-image", "prompt": "x"}'}
+
+    async def send(message: Message) -> None:
+        """Nobody listens."""
+
+    await app({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+    assert len(host.scopes) == 1
+
+
+async def test_a_shared_runtime_is_its_owners_to_close(emulator: Emulator) -> None:
+    runtime = Runtime(load_settings(api_key="k", api_base=emulator.url, cache_backend="noop"))
+    first = runtime.client
+
+    async def host(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def nothing(*_: Any) -> Any:
+        """Neither give nor take."""
+
+    await GeminiImageMiddleware(host, runtime=runtime, anonymous=True)({"type": "lifespan"}, nothing, nothing)
+    assert runtime.client is first
+    await runtime.aclose()

@@ -7,7 +7,15 @@ import pytest
 from sfumato.errors import ImageError, InvalidImageError, InvalidParameterError, MissingPromptError
 from sfumato.images.prompts import HD_PHRASE, STYLE_PHRASES
 from sfumato.images.request import CacheControl, ImageRequest, ImageSource, InputImage, Operation
-from sfumato.images.resolution import MAX_SEED, ImageWish, InputImages, RequestPolicy, SafetyWish, resolve
+from sfumato.images.resolution import (
+    MAX_SEED,
+    ImageWish,
+    InputImages,
+    RequestPolicy,
+    SafetyWish,
+    resolve,
+    with_defaults,
+)
 from sfumato.images.safety import CLASSIC_CATEGORIES, Threshold
 from sfumato.images.variants import parse_variant
 
@@ -226,3 +234,65 @@ def test_the_rest_is_carried_over() -> None:
     request = ask(n=2, user="u", tenant="t", response_format="url", cache_control=control, seed=5)
     assert (request.n, request.user, request.tenant, request.response_format) == (2, "u", "t", "url")
     assert (request.cache_control, request.seed, request.operation) == (control, 5, Operation.GENERATION)
+
+
+def wished(model: str = "gemini-3-pro-image", **fields: Any) -> ImageWish:
+    variant = parse_variant(model)
+    assert variant is not None
+    return ImageWish(operation=Operation.GENERATION, variant=variant, prompt="a cat", **fields)
+
+
+def completed(base: ImageWish, model: str = "gemini-3-pro-image", **fields: Any) -> ImageWish:
+    return with_defaults(wished(model, **fields), base, sent=set(fields))
+
+
+def test_defaults_stand_under_what_was_asked() -> None:
+    default: dict[str, Any] = {"n": 2, "size": "2048x2048", "style": "vivid", "seed": 4, "response_format": "url"}
+    default |= {"user": "op", "person_generation": "ALLOW_ALL", "cache_control": CacheControl(no_store=True)}
+    said: dict[str, Any] = {"n": 1, "size": "1024x1024", "style": "natural", "seed": 0, "response_format": "b64_json"}
+    said |= {"user": "me", "person_generation": "ALLOW_ADULT", "cache_control": CacheControl()}
+
+    assert completed(wished(**default)) == wished(**default)
+    assert completed(wished(**default), **said) == wished(**said)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "left"),
+    [
+        ("gemini-3-pro-image-4k-16x9", {}, (None, None, None)),
+        ("gemini-3-pro-image-4k", {}, ("1:1", None, None)),
+        ("gemini-3-pro-image-16x9", {}, (None, "2K", "low")),
+        ("gemini-3-pro-image", {"size": "1024x1024"}, (None, None, None)),
+        ("gemini-3-pro-image", {"size": " Auto "}, ("1:1", "2K", "low")),
+        ("gemini-3-pro-image", {"aspect_ratio": "4:3"}, ("4:3", "2K", "low")),
+        ("gemini-3-pro-image", {"image_size": "4K"}, ("1:1", "4K", None)),
+        ("gemini-3-pro-image", {"quality": "high"}, ("1:1", None, "high")),
+    ],
+)
+def test_a_default_shape_steps_back(model: str, fields: dict[str, Any], left: tuple[str | None, ...]) -> None:
+    found = completed(wished(aspect_ratio="1:1", image_size="2K", quality="low"), model, **fields)
+    assert (found.aspect_ratio, found.image_size, found.quality) == left
+
+
+def test_a_default_format_steps_back_from_a_mask_and_takes_its_compression_with_it() -> None:
+    mask, jpeg = ImageSource("mask", data=b"x"), wished(output_format="jpeg", output_compression=50)
+    for fields, left in (
+        ({"mask": mask}, (None, None)),
+        ({"mask": mask, "output_format": "webp"}, ("webp", 50)),
+        ({"mask": mask, "output_format": "jpeg"}, ("jpeg", 50)),  # the client's own mistake, refused later
+        ({}, ("jpeg", 50)),
+        ({"output_format": "png"}, ("png", None)),
+        ({"output_compression": 0}, ("jpeg", 0)),
+    ):
+        found = completed(jpeg, **fields)
+        assert (found.output_format, found.output_compression) == left
+    assert completed(wished(output_format="webp"), mask=mask).output_format == "webp"
+
+
+def test_a_level_replaces_the_default_safety_and_a_category_only_its_own() -> None:
+    base = wished(safety=SafetyWish(threshold=T.BLOCK_MEDIUM_AND_ABOVE, exceptions={HATE: T.OFF, HARASSMENT: T.OFF}))
+    for level in (SafetyWish(threshold=T.BLOCK_LOW_AND_ABOVE), SafetyWish(moderation_low=True)):
+        assert completed(base, safety=level).safety == level
+    found = completed(base, safety=SafetyWish(exceptions={HARASSMENT: T.BLOCK_ONLY_HIGH})).safety
+    assert found.threshold is T.BLOCK_MEDIUM_AND_ABOVE
+    assert found.exceptions == {HATE: T.OFF, HARASSMENT: T.BLOCK_ONLY_HIGH}

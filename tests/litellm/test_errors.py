@@ -43,14 +43,16 @@ def test_the_router_is_told_not_to_repeat_what_cannot_help() -> None:
     tried = errors.ServiceUnavailableError("x")
     tried.attempts = 3
     distant = errors.RateLimitedError("x", retry_after=41)
-    for error in (exhausted, tried, distant):
+    late = errors.DeadlineError("x", reason="deadline")
+    for error in (exhausted, tried, distant, late):
         assert vars(translate_error(error, model="m", request_id="r"))["num_retries"] == 0
 
 
 def test_the_router_may_repeat_what_can_help() -> None:
     passing = errors.NetworkError("x")
     soon = errors.RateLimitedError("x", retry_after=2)
-    for error in (passing, soon):
+    late_upstream = errors.DeadlineError("x")
+    for error in (passing, soon, late_upstream):
         assert vars(translate_error(error, model="m", request_id="r"))["num_retries"] is None
 
 

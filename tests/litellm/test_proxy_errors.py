@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from sfumato.errors import DeadlineError
 from tests.conftest import Emulator
 from tests.litellm.conftest import PROXY_MODEL as MODEL
 from tests.litellm.conftest import edit, generate, refused
@@ -49,6 +50,11 @@ def test_errors_of_edits_carry_more(proxy: Proxy, picture: bytes) -> None:
         ({"extra_body": {"tools": [{"type": "x"}]}}, "tools"),
         ({"extra_body": {"sfumato_params": {"n": 9}}}, "sfumato_params"),
         ({"extra_body": {"stream": True}}, "stream"),
+        ({"extra_body": {"image": "data:image/png;base64,AA=="}}, "image"),
+        ({"extra_body": {"mask": "data:image/png;base64,AA=="}}, "mask"),
+        ({"extra_body": {"images": [{"image_url": "data:image/png;base64,AA=="}]}}, "images"),
+        ({"extra_body": {"messages": [{"role": "user", "content": "y"}]}}, "messages"),
+        ({"extra_body": {"input": "y"}}, "input"),
         ({"extra_body": {"cache": {"forever": True}}}, "cache.forever"),
         ({"model": f"{MODEL}-8k"}, "model"),
         ({"model": "alien"}, "model"),
@@ -86,6 +92,16 @@ def test_a_timeout_is_kept(proxy: Proxy) -> None:
 
     assert error["message"].startswith("IMG_TIMEOUT: ")
     assert error["code"] == "504"
+
+
+def test_our_own_deadline_is_not_repeated(proxy: Proxy, emulator: Emulator) -> None:
+    prompt, patience = "x [[emulator:stall-before:20]]", {"timeout": 1}
+
+    error = refused(openai.InternalServerError, generate, proxy, prompt, extra_body=patience)
+
+    assert error["message"].startswith("IMG_TIMEOUT: ")
+    assert error["code"] == str(DeadlineError.status) == "504"
+    assert len(emulator.calls()) == 1
 
 
 def test_a_wrong_default_is_the_operators_fault(proxy: Proxy) -> None:

@@ -48,6 +48,11 @@ async def test_a_timeout_is_kept(limit: Any) -> None:
     ("options", "code", "param"),
     [
         ({"foo": 1}, "IMG_INVALID_PARAMETER", "foo"),
+        ({"image": "data:image/png;base64,AA=="}, "IMG_INVALID_PARAMETER", "image"),
+        ({"mask": b"x"}, "IMG_INVALID_PARAMETER", "mask"),
+        ({"messages": [{"role": "user", "content": "y"}]}, "IMG_INVALID_PARAMETER", "messages"),
+        ({"input": "y"}, "IMG_INVALID_PARAMETER", "input"),
+        ({"extra_body": {"image": "data:image/png;base64,AA=="}}, "IMG_INVALID_PARAMETER", "image"),
         ({"n": 11}, "IMG_INVALID_PARAMETER", "n"),
         ({"timeout": "soon"}, "IMG_INVALID_PARAMETER", "timeout"),
         ({"prompt": " "}, "IMG_MISSING_PROMPT", "prompt"),

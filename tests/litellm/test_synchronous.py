@@ -54,6 +54,15 @@ def test_a_synchronous_hit_is_logged_as_one() -> None:
     assert seen == [None, True]
 
 
+@pytest.mark.parametrize("name", ["image", "mask", "images", "messages", "input"])
+def test_synchronous_generations_refuse_what_they_cannot_use(emulator: Emulator, name: str) -> None:
+    options: dict[str, Any] = {name: "data:image/png;base64,AA=="}
+
+    with pytest.raises(exceptions.BadRequestError, match=f"Unknown parameter: '{name}'"):
+        litellm.image_generation(prompt="A boat", model=MODEL, **options)
+    assert not emulator.calls()
+
+
 def test_synchronous_edits_work(emulator: Emulator, picture: bytes) -> None:
     answer: Any = litellm.image_edit(image=picture, prompt="A hat", model=MODEL, aspect_ratio="1:1")
 

@@ -94,6 +94,11 @@ CASES = [
     Case("bad level", {"prompt": "x", "safety_level": "strict"}, error="IMG_INVALID_PARAMETER"),
     Case("transparent", {"prompt": "x", "background": "transparent"}, error="IMG_INVALID_PARAMETER"),
     Case("unknown parameter", {"prompt": "x", "negative_prompt": "y"}, error="IMG_INVALID_PARAMETER"),
+    Case("a picture to generate from", {"prompt": "x", "image": URI}, error="IMG_INVALID_PARAMETER"),
+    Case("pictures to generate from", {"prompt": "x", "images": [{"image_url": URI}]}, error="IMG_INVALID_PARAMETER"),
+    Case("a mask to generate in", {"prompt": "x", "mask": URI}, error="IMG_INVALID_PARAMETER"),
+    Case("chat", {"prompt": "x", "messages": [{"role": "user", "content": "y"}]}, error="IMG_INVALID_PARAMETER"),
+    Case("responses", {"prompt": "x", "input": "y"}, error="IMG_INVALID_PARAMETER"),
     Case(
         "contradiction",
         {"prompt": "x", "aspect_ratio": "1:1"},
@@ -244,6 +249,7 @@ async def test_litellm_agrees(case: Case, ask_all: Callable[[Case], Any], proxy:
         translated: Any = translate_error(error, model=case.model, request_id="req", sole_deployment=True)
         assert outcome.status == translated.status_code
         assert case.error in outcome.body["error"]["message"]
+        assert outcome.body["error"]["param"] == expected.body["error"]["param"]
         assert "Traceback" not in json.dumps(outcome.body)
         assert "site-packages" not in json.dumps(outcome.body)
         return

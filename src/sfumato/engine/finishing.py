@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
 
 from anyio import to_thread
 
 from sfumato.errors import UpstreamFailureError
 from sfumato.images.pricing import price_usd
 from sfumato.images.request import GeneratedImage, ImageRequest, Picture
-from sfumato.pictures.compose import composite
+from sfumato.pictures.compose import MaskedEdit
+from sfumato.pictures.threads import run_pixel_work
 from sfumato.pictures.transcode import transcode
 from sfumato.wire.gemini import Answer
 from sfumato.wire.payload import Pieces, decode_head, raw_bytes, size_of
@@ -18,7 +19,9 @@ from sfumato.wire.signature import Signature, Truncated, read_signature
 _HEAD_BYTES = 48 * 1024
 
 
-async def finish(request: ImageRequest, slot: int, answer: Answer, *, created: float) -> GeneratedImage:
+async def finish(
+    request: ImageRequest, slot: int, answer: Answer, *, created: float, edit: MaskedEdit | None = None
+) -> GeneratedImage:
     """Return the picture of *answer* as *request* wants it; untouched where nothing asks for more.
 
     Args:
@@ -26,15 +29,16 @@ async def finish(request: ImageRequest, slot: int, answer: Answer, *, created: f
         slot: Which of the n pictures.
         answer: Gemini's.
         created: Unix seconds.
+        edit: The original and the mask, of a request with one.
 
     Raises:
         UpstreamFailureError: The bytes are not a readable picture.
     """
     picture = await to_thread.run_sync(read_picture, answer.encoded)
-    if request.mask is not None:
-        picture = await to_thread.run_sync(_composite, request, picture)
+    if edit is not None:
+        picture = await run_pixel_work(functools.partial(_composite, edit, picture))
     elif _wants_transcoding(request, picture):
-        picture = await to_thread.run_sync(_transcode, request, picture)
+        picture = await run_pixel_work(functools.partial(_transcode, request, picture))
     return GeneratedImage(
         slot=slot,
         picture=picture,
@@ -76,11 +80,8 @@ def _transcode(request: ImageRequest, picture: Picture) -> Picture:
     )
 
 
-def _composite(request: ImageRequest, picture: Picture) -> Picture:
-    if request.mask is None:
-        return picture
-    lossless: Literal["png", "webp"] = "webp" if request.output_format == "webp" else "png"
-    return composite(request.images[0], request.mask, _raw(picture), output_format=lossless)
+def _composite(edit: MaskedEdit, picture: Picture) -> Picture:
+    return edit.composite(_raw(picture))
 
 
 def _raw(picture: Picture) -> bytes:

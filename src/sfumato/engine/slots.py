@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from anyio import to_thread
 
@@ -15,7 +17,8 @@ from sfumato.engine.finishing import finish
 from sfumato.engine.flights import Flight, Flights
 from sfumato.errors import DeadlineError, ImageError, InternalError, PayloadTooLargeError, outranks
 from sfumato.images.request import GeneratedImage, ImageRequest, SlotFailure
-from sfumato.pictures.compose import check_original, mask_picture
+from sfumato.pictures.compose import MaskedEdit
+from sfumato.pictures.threads import run_pixel_work
 from sfumato.telemetry.observer import Operation, OperationRecord
 from sfumato.upstream.accounts import Account
 from sfumato.wire.gemini import build_request
@@ -23,6 +26,15 @@ from sfumato.wire.payload import Piece, Pieces, encode_base64, size_of
 
 _log = logging.getLogger("sfumato")
 UNEXPECTED = "Something failed here that should not. Tell the operator."
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A request's input pictures, ready to be sent, and what its answers are composited with."""
+
+    images: Pieces = ()
+    mask: Piece | None = None
+    edit: MaskedEdit | None = None
 
 
 @dataclass(slots=True)
@@ -43,7 +55,7 @@ class Run:
     cache_seconds: float = 0.0
     upstream_seconds: float = 0.0
     stored: bool = False
-    inputs: asyncio.Task[tuple[Pieces, Piece | None]] | None = None
+    inputs: asyncio.Task[Inputs] | None = None
     failures: list[SlotFailure] = field(default_factory=list)
 
 
@@ -130,8 +142,8 @@ class Slots:
         )
 
     async def _make(self, run: Run, slot: int) -> GeneratedImage:
-        encoded_images, encoded_mask = await self._encoded_inputs(run)
-        body = build_request(run.request, slot=slot, encoded_images=encoded_images, encoded_mask=encoded_mask)
+        inputs = await self._inputs(run)
+        body = build_request(run.request, slot=slot, encoded_images=inputs.images, encoded_mask=inputs.mask)
         self._check_size(body)
         answer = await self.attempts.run(
             run.request,
@@ -141,7 +153,7 @@ class Slots:
             operation=run.operation,
             record=run.record,
         )
-        image = await finish(run.request, slot, answer, created=self.wall_clock())
+        image = await finish(run.request, slot, answer, created=self.wall_clock(), edit=inputs.edit)
         with run.operation.step("cache.store"):
             run.stored |= await self.cache.store(run.request, image)
         return image
@@ -155,12 +167,12 @@ class Slots:
         run.cache_seconds = max(run.cache_seconds, self.clock() - started)
         return image
 
-    async def _encoded_inputs(self, run: Run) -> tuple[Pieces, Piece | None]:
-        """Return the input pictures as base64, encoded once for all slots and only when a slot needs them."""
+    async def _inputs(self, run: Run) -> Inputs:
+        """Return the input pictures, prepared once for all slots and only when a slot needs them."""
         if not run.request.images:
-            return (), None
+            return Inputs()
         if run.inputs is None:
-            run.inputs = asyncio.create_task(to_thread.run_sync(_encode_inputs, run.request))
+            run.inputs = asyncio.create_task(_prepare(run.request))
         return await asyncio.shield(run.inputs)
 
     def _check_size(self, body: Pieces) -> None:
@@ -173,10 +185,16 @@ class Slots:
             )
 
 
-def _encode_inputs(request: ImageRequest) -> tuple[Pieces, Piece | None]:
+async def _prepare(request: ImageRequest) -> Inputs:
+    edit = None
+    if request.mask is not None:
+        lossless: Literal["png", "webp"] = "webp" if request.output_format == "webp" else "png"
+        build = functools.partial(MaskedEdit, request.images[0], request.mask, output_format=lossless)
+        # A picture that cannot be composited must fail before Gemini bills the edit of it.
+        edit = await run_pixel_work(build)
+    return await to_thread.run_sync(_encode, request, edit)
+
+
+def _encode(request: ImageRequest, edit: MaskedEdit | None) -> Inputs:
     images = tuple(encode_base64(image.data) for image in request.images)
-    if request.mask is None:
-        return images, None
-    # A picture that cannot be composited must fail before Gemini bills the edit of it.
-    check_original(request.images[0], output_format="webp" if request.output_format == "webp" else "png")
-    return images, encode_base64(mask_picture(request.mask))
+    return Inputs(images, None if edit is None else encode_base64(edit.mask_picture), edit)

@@ -180,7 +180,8 @@ class GeminiImageLLM(CustomLLM):
 def install(runtime: Runtime | None = None) -> GeminiImageLLM:
     """Register the provider for SDK use: ``litellm.aimage_generation(model="gemini-image/…", prompt="…")``.
 
-    Name every argument: LiteLLM 1.106.2's async functions take the first positional one for the model. The proxy needs only its config.yaml. A second call replaces the provider.
+    Name every argument: LiteLLM 1.106.2's async functions take the first positional one for the model. The proxy needs
+    only its config.yaml. A second call replaces the provider.
 
     Args:
         runtime: Where clients come from; one from the environment by default.

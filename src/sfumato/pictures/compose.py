@@ -6,6 +6,9 @@ An edit's pixels are the mask's with alpha 0, as in OpenAI's contract (image_edi
 
 from __future__ import annotations
 
+import threading
+import weakref
+from dataclasses import dataclass
 from typing import Literal
 
 from PIL import Image, ImageChops, ImageFilter
@@ -22,88 +25,142 @@ from sfumato.pictures.transcode import (
 )
 
 FEATHER_PIXELS = 4
+# Gemini's picture is stretched and blended this many rows at a time: 8 MB of a picture 8000 pixels wide, not 256.
+_STRIP_ROWS = 256
 _WHERE_ZERO = [255] + [0] * 255
 _WHERE_FULL = [0] * 255 + [255]
 _WHERE_ANY = [0] + [255] * 255
 _UPPER_HALF = [max(0, 2 * value - 255) for value in range(256)]
 
 
-def mask_picture(mask: InputImage) -> bytes:
-    """Draw the mask as Gemini is told of it: white where to edit, black elsewhere; a grey 8-bit PNG of its size.
+class MaskedEdit:
+    """An original and its mask, checked before anything is billed; every method and building it belong in a thread.
 
-    Only alpha counts. Colours under it do not: converting a mask's colours to grey is the trap that made other
-    gateways send all-black masks (stdapi.ai #75, sub2api #2463).
-
-    Raises:
-        InvalidImageError: The mask cannot be decoded or has no alpha; names ``mask``.
-    """
-    return encode_lossless(_editable(mask), "png")
-
-
-def check_original(original: InputImage, *, output_format: Literal["png", "webp"]) -> None:
-    """Check before anything is billed that `composite` will be able to use the original.
-
-    Raises:
-        InvalidImageError: It cannot be decoded; names ``image``.
-        InvalidParameterError: It is too large for the format; names ``output_format``.
-    """
-    check_sides((original.width, original.height), output_format)
-    _decode_input(original, "image")
-
-
-def composite(
-    original: InputImage,
-    mask: InputImage,
-    result: bytes,
-    *,
-    output_format: Literal["png", "webp"],
-    feather_pixels: int = FEATHER_PIXELS,
-) -> Picture:
-    """Put Gemini's result into the original where the mask lets it; call it in a thread.
-
-    The answer has the original's size, mode (8-bit RGB, or RGBA when it has alpha) and RGB colour profile. Outside
-    the mask it decodes to exactly what the original decodes to. Inside it is opaque, and blends from the original
-    into the result over *feather_pixels* from the mask's edge; strokes too thin for that are replaced whole.
+    Between building and compositing lies Gemini's answer, half a minute maybe, so no decoded pixels are kept for it.
 
     Args:
         original: The first input image: PNG, JPEG or WebP.
         mask: A picture with alpha, of the original's displayed size.
-        result: Gemini's picture, any size; it is stretched to the original's.
         output_format: Lossless either way.
         feather_pixels: 0 or more.
 
+    Attributes:
+        mask_picture: The mask as Gemini is told of it: white where to edit, black elsewhere; a grey 8-bit PNG of its
+            size. Only alpha counts. Colours under it do not: converting a mask's colours to grey is the trap that
+            made other gateways send all-black masks (stdapi.ai #75, sub2api #2463).
+
     Raises:
-        InvalidImageError: The original or the mask cannot be decoded or they do not fit; names ``image`` or ``mask``.
+        InvalidImageError: One cannot be decoded, they do not fit, or nothing may be edited; names ``image`` or
+            ``mask``.
         InvalidParameterError: The original is too large for the format; names ``output_format``.
-        UpstreamFailureError: The result cannot be decoded.
     """
-    check_sides((original.width, original.height), output_format)
+
+    def __init__(
+        self,
+        original: InputImage,
+        mask: InputImage,
+        *,
+        output_format: Literal["png", "webp"],
+        feather_pixels: int = FEATHER_PIXELS,
+    ) -> None:
+        check_sides((original.width, original.height), output_format)
+        if (mask.width, mask.height) != (original.width, original.height):
+            msg = (
+                f"The mask is {mask.width}x{mask.height} pixels and the first image is "
+                f"{original.width}x{original.height}: send a mask of the same size."
+            )
+            raise InvalidImageError(msg, param="mask")
+        self._original = original
+        self._mask = mask
+        self._output_format: Literal["png", "webp"] = output_format
+        self._feather_pixels = feather_pixels
+        self._lock = threading.Lock()
+        self._canvas: weakref.ref[Canvas] | None = None
+        self.mask_picture = _draw(mask)
+        _decode_input(original, "image")
+
+    def composite(self, result: bytes) -> Picture:
+        """Put Gemini's result into the original where the mask lets it.
+
+        The answer has the original's size, mode (8-bit RGB, or RGBA when it has alpha) and RGB colour profile.
+        Outside the mask it decodes to exactly what the original decodes to. Inside it is opaque, and blends from the
+        original into the result over the feather's pixels from the mask's edge; strokes too thin for that are
+        replaced whole.
+
+        Args:
+            result: Gemini's picture, any size; it is stretched to the original's.
+
+        Raises:
+            UpstreamFailureError: The result cannot be decoded.
+        """
+        edit = flatten(decode_result(result))
+        pixels = self.canvas().painted(edit)
+        data = encode_lossless(pixels, self._output_format)
+        return Picture(raw=data, mime_type=f"image/{self._output_format}", width=pixels.width, height=pixels.height)
+
+    def canvas(self) -> Canvas:
+        """Return the decoded original and weights: the same for all that hold it at a time, freed with the last."""
+        with self._lock:
+            canvas = self._canvas() if self._canvas is not None else None
+            if canvas is None:
+                canvas = _prepare(self._original, self._mask, self._feather_pixels)
+                self._canvas = weakref.ref(canvas)
+            return canvas
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Canvas:
+    """What all results of an edit are painted on; never changed.
+
+    Attributes:
+        pixels: The original; where it may be edited, opaque.
+        box: The part that may be edited: left, upper, right, lower.
+        weights: The result's weight per pixel of the box, 0 to 255.
+    """
+
+    pixels: Image.Image
+    box: tuple[int, int, int, int]
+    weights: Image.Image
+
+    def painted(self, edit: Image.Image) -> Image.Image:
+        """Return a copy with *edit*, stretched to the whole, blended in."""
+        pixels = self.pixels.copy()
+        left, upper, right, lower = self.box
+        across, down = edit.width / pixels.width, edit.height / pixels.height
+        for row in range(upper, lower, _STRIP_ROWS):
+            end = min(row + _STRIP_ROWS, lower)
+            part = (left * across, row * down, min(right * across, edit.width), min(end * down, edit.height))
+            strip = edit.resize((right - left, end - row), Image.Resampling.LANCZOS, box=part)
+            # Pillow blends (a*(255-w) + b*w) / 255, rounded: weight 0 keeps a byte exactly (Paste.c, paste_mask_L).
+            pixels.paste(strip, (left, row), self.weights.crop((0, row - upper, right - left, end - upper)))
+        return pixels
+
+
+def _draw(mask: InputImage) -> bytes:
     editable = _editable(mask)
-    pixels = _decode_input(original, "image")
-    if editable.size != pixels.size:
-        msg = (
-            f"The mask is {editable.width}x{editable.height} pixels and the first image is "
-            f"{pixels.width}x{pixels.height}: send a mask of the same size."
-        )
+    if editable.getbbox() is None:
+        msg = "The mask has no fully transparent pixel: nothing may be edited. Make it transparent where to edit."
         raise InvalidImageError(msg, param="mask")
+    return encode_lossless(editable, "png")
+
+
+def _prepare(original: InputImage, mask: InputImage, feather_pixels: int) -> Canvas:
+    # The mask comes first and alone: the original is not in memory while the feather is made.
+    editable = _editable(mask)
+    left, upper, right, lower = editable.getbbox() or (0, 0, 1, 1)
+    # One kept pixel around it, where there is one: past its border a blur repeats the last.
+    box = max(0, left - 1), max(0, upper - 1), min(mask.width, right + 1), min(mask.height, lower + 1)
+    editable = editable.crop(box)
     weights = _feathered(editable, feather_pixels)
-    edit = flatten(decode_result(result)).resize(pixels.size, Image.Resampling.LANCZOS)
-    _paste(pixels, edit, editable, weights)
-    data = encode_lossless(pixels, output_format)
-    return Picture(raw=data, mime_type=f"image/{output_format}", width=pixels.width, height=pixels.height)
-
-
-def _paste(pixels: Image.Image, edit: Image.Image, editable: Image.Image, weights: Image.Image) -> None:
-    # Pillow blends (a*(255-w) + b*w) / 255, rounded: weight 0 keeps a byte exactly (Paste.c, paste_mask_L).
-    if pixels.mode == "RGB":
-        pixels.paste(edit, mask=weights)
-        return
-    alpha = pixels.getchannel("A")
-    # What hides under alpha 0 must not bleed into the feather: there is nothing to blend with.
-    holes = ImageChops.darker(editable, alpha.point(_WHERE_ZERO))
-    pixels.paste(edit, mask=ImageChops.lighter(weights, holes))
-    alpha.paste(255, mask=editable)
-    pixels.putalpha(alpha)
+    pixels = _decode_input(original, "image")
+    if pixels.mode == "RGBA":
+        alpha = pixels.getchannel("A")
+        # What hides under alpha 0 must not bleed into the feather: there is nothing to blend with.
+        holes = ImageChops.darker(editable, alpha.crop(box).point(_WHERE_ZERO))
+        weights = ImageChops.lighter(weights, holes)
+        alpha.paste(255, box, editable)
+        pixels.putalpha(alpha)
+    return Canvas(pixels, box, weights)
 
 
 def _feathered(editable: Image.Image, feather_pixels: int) -> Image.Image:
@@ -114,8 +171,7 @@ def _feathered(editable: Image.Image, feather_pixels: int) -> Image.Image:
     # Across a straight edge the blur runs from 0 to 255 over both sides; its upper half lies inside.
     ramp = editable.filter(blur).point(_UPPER_HALF)
     # Strokes and specks without a core would fade to nothing, though the client asked to edit them.
-    core = ramp.point(_WHERE_FULL)
-    near_core = core.filter(ImageFilter.BoxBlur(2 * feather_pixels)).point(_WHERE_ANY)
+    near_core = ramp.point(_WHERE_FULL).filter(ImageFilter.BoxBlur(2 * feather_pixels)).point(_WHERE_ANY)
     weights = ImageChops.lighter(ramp, ImageChops.invert(near_core))
     # At inner corners the upper half reaches outside; there the original stays, whatever the blur says.
     return ImageChops.darker(weights, editable)
