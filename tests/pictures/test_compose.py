@@ -4,6 +4,8 @@ import functools
 import hashlib
 import io
 import random
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from sfumato.errors import InvalidImageError, InvalidParameterError, UpstreamFailureError
 from sfumato.images.request import InputImage, Picture
-from sfumato.pictures.compose import check_original, composite, mask_picture
+from sfumato.pictures.compose import FEATHER_PIXELS, MaskedEdit
 from sfumato.wire.signature import Signature, read_signature
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -70,6 +72,17 @@ def result_picture(colour: tuple[int, int, int] = RED, size: tuple[int, int] = (
     return encoded(Image.new("RGB", size, colour), "PNG")
 
 
+def composite(
+    original: InputImage,
+    mask: InputImage,
+    result: bytes,
+    *,
+    output_format: Literal["png", "webp"],
+    feather_pixels: int = FEATHER_PIXELS,
+) -> Picture:
+    return MaskedEdit(original, mask, output_format=output_format, feather_pixels=feather_pixels).composite(result)
+
+
 def changed(before: Image.Image, after: Image.Image) -> Image.Image:
     """Return 255 where any band differs."""
     assert (before.mode, before.size) == (after.mode, after.size)
@@ -122,7 +135,9 @@ def test_outside_the_mask_every_pixel_is_the_originals(name: str, output_format:
 @settings(max_examples=60, deadline=None)
 @given(
     boxes=st.lists(
-        st.tuples(st.integers(0, 60), st.integers(0, 46), st.integers(1, 40), st.integers(1, 40)), max_size=5
+        st.tuples(st.integers(0, 60), st.integers(0, 46), st.integers(1, 40), st.integers(1, 40)),
+        min_size=1,
+        max_size=5,
     ),
     feather=st.integers(0, 9),
     mode=st.sampled_from(["RGB", "RGBA"]),
@@ -144,21 +159,53 @@ def test_no_mask_and_no_feather_touches_what_is_kept(
     assert_kept(original, decoded(picture), alpha)
 
 
-def test_a_partly_transparent_pixel_is_kept() -> None:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_partly_transparent_pixel_is_kept(mode: str) -> None:
+    alpha = Image.new("L", SIZE, 1)
+    alpha.putpixel((60, 46), 0)
+    original = inspected(encoded(noise(mode), "PNG"))
+    after = decoded(composite(original, mask_of(alpha), result_picture(), output_format="webp"))
+    expected = noise(mode)
+    expected.putpixel((60, 46), RED if mode == "RGB" else (*RED, 255))
+    assert after.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("alpha", [1, 128, 255])
+def test_a_mask_that_lets_nothing_be_edited_is_refused(alpha: int) -> None:
     original = inspected(encoded(noise(), "PNG"))
-    picture = composite(original, mask_of(Image.new("L", SIZE, 1)), result_picture(), output_format="png")
-    assert decoded(picture).tobytes() == noise().tobytes()
+    with pytest.raises(InvalidImageError, match="no fully transparent pixel") as caught:
+        MaskedEdit(original, mask_of(Image.new("L", SIZE, alpha)), output_format="png")
+    assert caught.value.param == "mask"
+
+
+def test_all_that_composite_at_a_time_share_what_is_decoded_and_then_it_is_freed() -> None:
+    edit = MaskedEdit(inspected(encoded(noise(), "PNG")), mask_of(hole((5, 5, 30, 30))), output_format="png")
+    canvas = edit.canvas()
+    before = canvas.pixels.tobytes(), canvas.weights.tobytes()
+    with ThreadPoolExecutor(4) as threads:
+        pictures = list(threads.map(edit.composite, [result_picture()] * 8))
+        assert set(threads.map(lambda _: edit.canvas() is canvas, range(8))) == {True}
+    assert len({picture.raw for picture in pictures}) == 1
+    assert (canvas.pixels.tobytes(), canvas.weights.tobytes()) == before
+    gone = weakref.ref(canvas)
+    del canvas
+    assert gone() is None
+    assert edit.composite(result_picture()) == pictures[0]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_an_opaque_mask_returns_the_original(mode: str) -> None:
+def test_a_picture_blended_in_several_strips_has_no_seams(mode: str) -> None:
+    """The result is stretched a few rows at a time; neighbours are taken from beyond the strip."""
+    size = (40, 700)
+    result = Image.linear_gradient("L").resize((64, 300)).convert("RGB")
+    original = Image.new(mode, size, "black")
     picture = composite(
-        inspected(encoded(noise(mode), "PNG")),
-        mask_of(Image.new("L", SIZE, 255)),
-        result_picture(),
-        output_format="webp",
-    )
-    assert decoded(picture).tobytes() == noise(mode).tobytes()
+        inspected(encoded(original, "PNG")), mask_of(hole((3, 5, 37, 690), size)), encoded(result, "PNG"),
+        output_format="png", feather_pixels=0,
+    )  # fmt: skip
+    expected = result.resize(size, Image.Resampling.LANCZOS).crop((3, 5, 37, 690))
+    difference = ImageChops.difference(decoded(picture).convert("RGB").crop((3, 5, 37, 690)), expected)
+    assert max(high for _, high in difference.getextrema()) <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
@@ -241,7 +288,10 @@ def test_the_mask_picture_is_white_exactly_where_alpha_is_0() -> None:
     for colour in ("black", "white"):
         mask = Image.new("RGB", (4, 1), colour)
         mask.putalpha(alpha)
-        picture = Image.open(io.BytesIO(mask_picture(inspected(encoded(mask, "PNG")))))
+        edit = MaskedEdit(
+            inspected(encoded(noise(size=(4, 1)), "PNG")), inspected(encoded(mask, "PNG")), output_format="png"
+        )
+        picture = Image.open(io.BytesIO(edit.mask_picture))
         assert (picture.format, picture.mode, picture.tobytes()) == ("PNG", "L", bytes([255, 0, 0, 0]))
 
 
@@ -253,7 +303,8 @@ def test_masks_of_every_transparent_kind_are_read(mode: str) -> None:
     else:
         picture = hole((1, 1, 5, 5)).convert(mode)
         data = encoded(picture, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)
-    drawn = Image.open(io.BytesIO(mask_picture(inspected(data))))
+    edit = MaskedEdit(inspected(encoded(noise(), "PNG")), inspected(data), output_format="png")
+    drawn = Image.open(io.BytesIO(edit.mask_picture))
     assert drawn.tobytes() == ImageChops.invert(hole((1, 1, 5, 5))).tobytes()
 
 
@@ -261,27 +312,23 @@ def test_a_mask_without_alpha_or_of_another_size_is_refused() -> None:
     original = inspected(encoded(noise(), "PNG"))
     for mask in (original, mask_of(Image.new("L", (61, 46), 0)), mask_of(Image.new("L", SIZE[::-1], 0))):
         with pytest.raises(InvalidImageError) as caught:
-            composite(original, mask, result_picture(), output_format="png")
+            MaskedEdit(original, mask, output_format="png")
         assert caught.value.param == "mask"
 
 
 def test_an_original_that_decodes_to_another_size_than_inspected_is_refused() -> None:
     original = InputImage(encoded(noise(), "PNG"), "image/png", 60, 47, has_alpha=False, digest="")
     with pytest.raises(InvalidImageError, match="damaged"):
-        composite(original, mask_of(Image.new("L", SIZE, 0)), result_picture(), output_format="png")
+        MaskedEdit(original, mask_of(Image.new("L", (60, 47), 0)), output_format="png")
 
 
 @pytest.mark.parametrize("container", ["PNG", "JPEG", "WEBP"])
 def test_a_cut_original_is_the_clients_fault(container: str) -> None:
     data = encoded(noise(), container)
     original = InputImage(data[: len(data) // 2], f"image/{container.lower()}", *SIZE, has_alpha=False, digest="")
-    for call in (
-        lambda: check_original(original, output_format="png"),
-        lambda: composite(original, mask_of(hole((5, 5, 9, 9))), result_picture(), output_format="png"),
-    ):
-        with pytest.raises(InvalidImageError, match="damaged") as caught:
-            call()
-        assert caught.value.param == "image"
+    with pytest.raises(InvalidImageError, match="damaged") as caught:
+        MaskedEdit(original, mask_of(hole((5, 5, 9, 9))), output_format="png")
+    assert caught.value.param == "image"
 
 
 @pytest.mark.parametrize("result", [b"", b"nothing like a picture", result_picture()[:60]])
@@ -290,10 +337,10 @@ def test_a_result_that_cannot_be_decoded_is_upstreams_fault(result: bytes) -> No
         composite(inspected(encoded(noise(), "PNG")), mask_of(hole((5, 5, 9, 9))), result, output_format="png")
 
 
-def test_check_original_speaks_before_anything_is_billed() -> None:
-    check_original(inspected(encoded(noise(), "JPEG")), output_format="webp")
-    wide = inspected(encoded(Image.new("RGB", (16_384, 2)), "PNG"))
-    check_original(wide, output_format="png")
+def test_an_original_too_large_for_the_format_is_refused_before_anything_is_billed() -> None:
+    size = (16_384, 2)
+    wide, mask = inspected(encoded(Image.new("RGB", size), "PNG")), mask_of(hole((0, 0, 9, 1), size))
+    MaskedEdit(wide, mask, output_format="png")
     with pytest.raises(InvalidParameterError, match="16,383") as caught:
-        check_original(wide, output_format="webp")
+        MaskedEdit(wide, mask, output_format="webp")
     assert caught.value.param == "output_format"

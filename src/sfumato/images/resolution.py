@@ -249,7 +249,12 @@ def _check_output(wish: ImageWish) -> None:
     if wish.mask and wish.output_format == "jpeg":
         msg = "'output_format' cannot be jpeg with a mask: the kept pixels are exact, so the answer is png or webp."
         raise InvalidParameterError(msg, param="output_format")
-    if wish.output_compression in (None, MAX_COMPRESSION) or wish.output_format in ("jpeg", "webp"):
+    if wish.output_compression in (None, MAX_COMPRESSION):
+        return
+    if wish.mask:
+        msg = "'output_compression' cannot be used with a mask: the kept pixels are exact, so the answer is lossless."
+        raise InvalidParameterError(msg, param="output_compression")
+    if wish.output_format in ("jpeg", "webp"):
         return
     raise InvalidParameterError("'output_compression' needs 'output_format' jpeg or webp.", param="output_compression")
 
