@@ -202,12 +202,12 @@ class TestABucketThatGoesAway:
         now = Clock()
         circuit = Circuit(clock=now, random=lambda: 1.0)
         cache, faults = faulty_cache(f"s3://{BUCKET}", circuit=circuit, answer_seconds=LONG)
-        request = sample_request()
-        assert await cache.store(request, sample_image())
-        circuit.failed()
-        assert await cache.lookup(request, 0) is None
+        assert await cache.store(sample_request(), sample_image())
+        with pytest.raises(TimeoutError), circuit.passing():
+            raise TimeoutError
+        assert await cache.lookup(sample_request(), 0) is None
         now.advance(1)
-        assert await cache.lookup(request, 0) is not None
+        assert await cache.lookup(sample_request(), 0) is not None
         assert faults == [CacheFault("lookup", "CircuitOpenError")]
 
     async def test_a_silent_bucket_costs_one_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 import anyio
 import pytest
 
+from sfumato.cache.circuit import Circuit
 from sfumato.cache.image_cache import ImageCache
 from sfumato.cache.redis import RedisConnection, connect
-from sfumato.cache.redis_circuit import Circuit, StoreFullError, StoreUnavailableError
 from sfumato.cache.redis_scripts import INDEX_KEYS, value_key
 from sfumato.cache.redis_store import CHUNK_BYTES, RedisStore
 from sfumato.cache.redis_urls import parse_redis_url
-from sfumato.cache.store import DamagedValueError
+from sfumato.cache.store import DamagedValueError, StoreFullError, StoreUnavailableError
 from sfumato.errors import ConfigurationError
 from tests.cache.contract import (
     CAPACITY_BYTES,
@@ -88,7 +88,7 @@ def large_store(connection: RedisConnection, clock: Clock) -> RedisStore:
 @contextlib.asynccontextmanager
 async def hurried(port: int, *, clock: Clock | None = None) -> AsyncIterator[RedisStore]:
     """A store with the timeouts it has in production, its circuit's clock in the test's hand."""
-    circuit = Circuit(clock=clock or Clock(), random=lambda: 1.0)
+    circuit = Circuit(fault=StoreUnavailableError, clock=clock or Clock(), random=lambda: 1.0)
     store = RedisStore(connect(f"redis://127.0.0.1:{port}", circuit=circuit), LARGE_BYTES)
     try:
         yield store
@@ -609,7 +609,8 @@ class TestTopologies:
         with running_cluster() as nodes:
             hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
             clock = Clock()
-            connection = connect(f"redis+cluster://{hosts}", circuit=Circuit(clock=clock, random=lambda: 1.0))
+            circuit = Circuit(fault=StoreUnavailableError, clock=clock, random=lambda: 1.0)
+            connection = connect(f"redis+cluster://{hosts}", circuit=circuit)
             store = RedisStore(connection, LARGE_BYTES)
             try:
                 for node in nodes:
@@ -728,78 +729,3 @@ except ConfigurationError as error:
         connection = connect(url)
         assert "s3cret" not in repr(parse_redis_url(url)) + repr(connection) + repr(vars(connection))
         await connection.aclose()
-
-
-class TestCircuit:
-    def test_the_ceiling_doubles_and_calm_forgets(self) -> None:
-        clock = Clock()
-        circuit = Circuit(clock=clock, random=lambda: 1.0)
-        waits = []
-        for _ in range(7):
-            fail(circuit)
-            waits.append(wait_out(circuit, clock))
-        assert waits == [1, 2, 4, 8, 16, 30, 30]
-        succeed(circuit)
-        fail(circuit)
-        assert wait_out(circuit, clock) == 30
-        succeed(circuit)
-        clock.advance(31)
-        fail(circuit)
-        assert wait_out(circuit, clock) == 1
-
-    def test_jitter_is_full(self) -> None:
-        clock = Clock()
-        circuit = Circuit(clock=clock, random=lambda: 0.25)
-        fail(circuit)
-        clock.advance(0.2)
-        assert circuit.is_open
-        clock.advance(0.05)
-        assert not circuit.is_open
-
-    def test_one_call_tries_and_the_others_wait_for_it(self) -> None:
-        clock = Clock()
-        circuit = Circuit(clock=clock, random=lambda: 1.0)
-        fail(circuit)
-        clock.advance(1)
-        with circuit.passing(), pytest.raises(StoreUnavailableError), circuit.passing():
-            pytest.fail("a second call was let through")
-        succeed(circuit)
-
-    def test_a_cancelled_trial_decides_nothing(self) -> None:
-        clock = Clock()
-        circuit = Circuit(clock=clock, random=lambda: 1.0)
-        fail(circuit)
-        clock.advance(1)
-        with pytest.raises(asyncio.CancelledError), circuit.passing():
-            raise asyncio.CancelledError
-        assert not circuit.is_open
-        fail(circuit)
-        assert circuit.is_open
-
-    def test_calls_under_way_do_not_prolong_it(self) -> None:
-        clock = Clock()
-        circuit = Circuit(clock=clock, random=lambda: 1.0)
-        late = circuit.passing()
-        late.__enter__()
-        fail(circuit)
-        clock.advance(0.5)
-        assert not late.__exit__(StoreUnavailableError, StoreUnavailableError(), None)
-        clock.advance(0.5)
-        assert not circuit.is_open
-
-
-def fail(circuit: Circuit) -> None:
-    with contextlib.suppress(StoreUnavailableError), circuit.passing():
-        raise StoreUnavailableError
-
-
-def succeed(circuit: Circuit) -> None:
-    with circuit.passing():
-        pass
-
-
-def wait_out(circuit: Circuit, clock: Clock) -> float:
-    began = clock.now
-    while circuit.is_open:
-        clock.advance(1)
-    return clock.now - began

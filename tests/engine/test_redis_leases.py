@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sfumato.cache.circuit import Circuit
 from sfumato.cache.redis import connect
-from sfumato.cache.redis_circuit import Circuit, StoreUnavailableError
 from sfumato.cache.redis_scripts import lease_key
+from sfumato.cache.store import StoreUnavailableError
 from sfumato.engine.coordination import Leases
 from sfumato.engine.redis_leases import RedisLeases
 from tests.support.fault_proxy import fault_proxy
@@ -129,7 +130,8 @@ async def test_a_lease_is_lost_when_redis_is_gone_for_its_whole_time() -> None:
 async def test_a_hiccup_costs_no_lease(server: RedisServer) -> None:
     async with fault_proxy(server.port) as proxy:
         # Asked again at once: the circuit has no part in this.
-        connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=Circuit(random=lambda: 0.0))
+        circuit = Circuit(fault=StoreUnavailableError, random=lambda: 0.0)
+        connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=circuit)
         lease = await RedisLeases(connection, ttl_seconds=0.6).acquire("key")
         assert lease is not None
         proxy.reset()
@@ -180,7 +182,7 @@ async def test_closing_gives_back_what_is_held(hosts: Hosts, admin: Any) -> None
 
 async def test_a_redis_that_is_gone_is_told_quickly_and_releasing_never_fails() -> None:
     with running_redis() as server:
-        connection = connect(server.url, circuit=Circuit(random=lambda: 1.0))
+        connection = connect(server.url, circuit=Circuit(fault=StoreUnavailableError, random=lambda: 1.0))
         leases = RedisLeases(connection)
         lease = await leases.acquire("key")
         assert lease is not None
@@ -198,7 +200,8 @@ async def test_a_redis_that_is_gone_is_told_quickly_and_releasing_never_fails() 
 
 async def test_a_stalled_redis_costs_one_wait(server: RedisServer) -> None:
     async with fault_proxy(server.port) as proxy:
-        connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=Circuit(random=lambda: 1.0))
+        circuit = Circuit(fault=StoreUnavailableError, random=lambda: 1.0)
+        connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=circuit)
         leases = RedisLeases(connection)
         proxy.stall()
         began = time.perf_counter()

@@ -4,6 +4,7 @@ import pytest
 from litellm import exceptions
 
 from sfumato import errors
+from sfumato.engine.attempts import out_of_time
 from sfumato.litellm.errors import LITELLM_CLASSES, translate_error
 
 
@@ -43,8 +44,7 @@ def test_the_router_is_told_not_to_repeat_what_cannot_help() -> None:
     tried = errors.ServiceUnavailableError("x")
     tried.attempts = 3
     distant = errors.RateLimitedError("x", retry_after=41)
-    late = errors.DeadlineError("x", reason="deadline")
-    for error in (exhausted, tried, distant, late):
+    for error in (exhausted, tried, distant, out_of_time()):
         assert vars(translate_error(error, model="m", request_id="r"))["num_retries"] == 0
 
 

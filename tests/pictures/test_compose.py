@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
-from sfumato.errors import InvalidImageError, InvalidParameterError, UpstreamFailureError
+from sfumato.errors import UpstreamFailureError
 from sfumato.images.request import InputImage, Picture
 from sfumato.pictures.compose import FEATHER_PIXELS, MaskedEdit
 from sfumato.wire.signature import Signature, read_signature
@@ -170,21 +170,13 @@ def test_a_partly_transparent_pixel_is_kept(mode: str) -> None:
     assert after.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("alpha", [1, 128, 255])
-def test_a_mask_that_lets_nothing_be_edited_is_refused(alpha: int) -> None:
-    original = inspected(encoded(noise(), "PNG"))
-    with pytest.raises(InvalidImageError, match="no fully transparent pixel") as caught:
-        MaskedEdit(original, mask_of(Image.new("L", SIZE, alpha)), output_format="png")
-    assert caught.value.param == "mask"
-
-
 def test_all_that_composite_at_a_time_share_what_is_decoded_and_then_it_is_freed() -> None:
     edit = MaskedEdit(inspected(encoded(noise(), "PNG")), mask_of(hole((5, 5, 30, 30))), output_format="png")
     canvas = edit.canvas()
     before = canvas.pixels.tobytes(), canvas.weights.tobytes()
     with ThreadPoolExecutor(4) as threads:
         pictures = list(threads.map(edit.composite, [result_picture()] * 8))
-        assert set(threads.map(lambda _: edit.canvas() is canvas, range(8))) == {True}
+        assert set(threads.map(lambda _: id(edit.canvas()), range(8))) == {id(canvas)}
     assert len({picture.raw for picture in pictures}) == 1
     assert (canvas.pixels.tobytes(), canvas.weights.tobytes()) == before
     gone = weakref.ref(canvas)
@@ -197,15 +189,17 @@ def test_all_that_composite_at_a_time_share_what_is_decoded_and_then_it_is_freed
 def test_a_picture_blended_in_several_strips_has_no_seams(mode: str) -> None:
     """The result is stretched a few rows at a time; neighbours are taken from beyond the strip."""
     size = (40, 700)
-    result = Image.linear_gradient("L").resize((64, 300)).convert("RGB")
-    original = Image.new(mode, size, "black")
+    result, original = noise(size=(24, 90)), Image.new(mode, size, "black")
     picture = composite(
-        inspected(encoded(original, "PNG")), mask_of(hole((3, 5, 37, 690), size)), encoded(result, "PNG"),
-        output_format="png", feather_pixels=0,
-    )  # fmt: skip
+        inspected(encoded(original, "PNG")),
+        mask_of(hole((3, 5, 37, 690), size)),
+        encoded(result, "PNG"),
+        output_format="png",
+        feather_pixels=0,
+    )
     expected = result.resize(size, Image.Resampling.LANCZOS).crop((3, 5, 37, 690))
-    difference = ImageChops.difference(decoded(picture).convert("RGB").crop((3, 5, 37, 690)), expected)
-    assert max(high for _, high in difference.getextrema()) <= 1
+    difference = ImageChops.difference(expected, decoded(picture).convert("RGB").crop((3, 5, 37, 690)))
+    assert max(difference.tobytes()) <= 1, "rounded, no more: a seam in noise is 30 levels high"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
@@ -281,66 +275,7 @@ def test_the_colour_profile_stays_and_exif_goes(output_format: Literal["png", "w
     assert 0x0112 not in after.getexif()
 
 
-def test_the_mask_picture_is_white_exactly_where_alpha_is_0() -> None:
-    """The trap of other gateways: converting the mask's colours, where black lies under alpha 0."""
-    alpha = Image.new("L", (4, 1))
-    alpha.putdata([0, 1, 128, 255])
-    for colour in ("black", "white"):
-        mask = Image.new("RGB", (4, 1), colour)
-        mask.putalpha(alpha)
-        edit = MaskedEdit(
-            inspected(encoded(noise(size=(4, 1)), "PNG")), inspected(encoded(mask, "PNG")), output_format="png"
-        )
-        picture = Image.open(io.BytesIO(edit.mask_picture))
-        assert (picture.format, picture.mode, picture.tobytes()) == ("PNG", "L", bytes([255, 0, 0, 0]))
-
-
-@pytest.mark.parametrize("mode", ["P", "LA", "L", "RGB"])
-def test_masks_of_every_transparent_kind_are_read(mode: str) -> None:
-    if mode == "LA":
-        mask = Image.merge("LA", (Image.new("L", SIZE, 0), hole((1, 1, 5, 5))))
-        data = encoded(mask, "PNG")
-    else:
-        picture = hole((1, 1, 5, 5)).convert(mode)
-        data = encoded(picture, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)
-    edit = MaskedEdit(inspected(encoded(noise(), "PNG")), inspected(data), output_format="png")
-    drawn = Image.open(io.BytesIO(edit.mask_picture))
-    assert drawn.tobytes() == ImageChops.invert(hole((1, 1, 5, 5))).tobytes()
-
-
-def test_a_mask_without_alpha_or_of_another_size_is_refused() -> None:
-    original = inspected(encoded(noise(), "PNG"))
-    for mask in (original, mask_of(Image.new("L", (61, 46), 0)), mask_of(Image.new("L", SIZE[::-1], 0))):
-        with pytest.raises(InvalidImageError) as caught:
-            MaskedEdit(original, mask, output_format="png")
-        assert caught.value.param == "mask"
-
-
-def test_an_original_that_decodes_to_another_size_than_inspected_is_refused() -> None:
-    original = InputImage(encoded(noise(), "PNG"), "image/png", 60, 47, has_alpha=False, digest="")
-    with pytest.raises(InvalidImageError, match="damaged"):
-        MaskedEdit(original, mask_of(Image.new("L", (60, 47), 0)), output_format="png")
-
-
-@pytest.mark.parametrize("container", ["PNG", "JPEG", "WEBP"])
-def test_a_cut_original_is_the_clients_fault(container: str) -> None:
-    data = encoded(noise(), container)
-    original = InputImage(data[: len(data) // 2], f"image/{container.lower()}", *SIZE, has_alpha=False, digest="")
-    with pytest.raises(InvalidImageError, match="damaged") as caught:
-        MaskedEdit(original, mask_of(hole((5, 5, 9, 9))), output_format="png")
-    assert caught.value.param == "image"
-
-
 @pytest.mark.parametrize("result", [b"", b"nothing like a picture", result_picture()[:60]])
 def test_a_result_that_cannot_be_decoded_is_upstreams_fault(result: bytes) -> None:
     with pytest.raises(UpstreamFailureError, match="unreadable picture"):
         composite(inspected(encoded(noise(), "PNG")), mask_of(hole((5, 5, 9, 9))), result, output_format="png")
-
-
-def test_an_original_too_large_for_the_format_is_refused_before_anything_is_billed() -> None:
-    size = (16_384, 2)
-    wide, mask = inspected(encoded(Image.new("RGB", size), "PNG")), mask_of(hole((0, 0, 9, 1), size))
-    MaskedEdit(wide, mask, output_format="png")
-    with pytest.raises(InvalidParameterError, match="16,383") as caught:
-        MaskedEdit(wide, mask, output_format="webp")
-    assert caught.value.param == "output_format"

@@ -13,10 +13,9 @@
 Rule 1: a value is written beside its place and moved there by ``os.replace``, so a reader sees an old value, a new one
 or none. Nothing is synced to the disk, and the value's bytes are not summed here: what a power cut tears or a disk
 flips in them, the digest finds that a picture's entry carries (a second sum cost a fifth of a lookup).
-Rule 2: readers and writers wait for nobody. Only eviction takes the lock, and it gives way when somebody else is at it.
-Rule 3: a write counts no files, it makes the tally longer by its own size first. Who finds it longer than the budget
-looks at all files (35 ms for 10,000), evicts, and sets it right. So it may say too much, and hardly ever too little.
-Rule 4: nothing that does not bear the name of a value or of a temporary file is ever removed.
+Rule 2: readers and writers wait for nobody. Only eviction takes the lock, and it gives way when somebody else is at it
+(`sfumato.cache.tally`).
+Rule 3: nothing that does not bear the name of a value or of a temporary file is ever removed.
 """
 
 from __future__ import annotations
@@ -39,15 +38,11 @@ from typing import BinaryIO, NamedTuple
 
 from anyio import to_thread
 
+from sfumato.cache.budget import Held
 from sfumato.cache.store import DamagedValueError, StoreStats
+from sfumato.cache.tally import Tally
 from sfumato.wire.payload import Piece, size_of
 
-# Above the first share of the budget eviction begins, so that others can go on writing meanwhile; it goes down to the
-# second, so that it is not needed again at the next write.
-_FULL_SHARE, _KEPT_SHARE = 0.95, 0.85
-_TALLY_BYTES = 4096
-# Expired values are looked for by opening every file, so rarely; until then the budget bounds them.
-_SWEEP_SECONDS = 3600.0
 _STALE_TEMP_SECONDS = 900.0
 _MAGIC, _VERSION = b"sfumato", 1
 _GUARD = struct.Struct(">7sBI")
@@ -71,9 +66,8 @@ class FilesystemStore:
 
     def __init__(self, directory: Path, max_bytes: int, *, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
-        self._max_bytes = max_bytes
         self._clock = clock
-        self._evictions = 0
+        self._tally = Tally(directory, max_bytes, look=self._look, sweep=self._live_keys, try_lock=_try_lock)
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None when there is none or its time is over; an expired file is removed.
@@ -108,7 +102,12 @@ class FilesystemStore:
         """Look at the whole directory and count."""
         held, _ = await to_thread.run_sync(self._look)
         size = sum(file.size for file in held)
-        return StoreStats(entries=len(held), size_bytes=size, capacity_bytes=self._max_bytes, evictions=self._evictions)
+        return StoreStats(
+            entries=len(held),
+            size_bytes=size,
+            capacity_bytes=self._tally.max_bytes,
+            evictions=self._tally.evictions,
+        )
 
     async def aclose(self) -> None:
         """Do nothing: no file is open between calls."""
@@ -144,7 +143,7 @@ class FilesystemStore:
         expires_at = math.inf if expires_in is None else now + expires_in
         head = _build_head(key, value, expires_at)
         size = len(head) + size_of(value)
-        if size > self._max_bytes or expires_at <= now or not self._make_room(path, size, now):
+        if size > self._tally.max_bytes or expires_at <= now or not self._tally.make_room(path, size, now):
             _unlink(path)
             return False
         self._write(path, (head, *value), size, now)
@@ -170,87 +169,15 @@ class FilesystemStore:
             _unlink(temp)
             raise
 
-    def _make_room(self, path: Path, size: int, now: float) -> bool:
-        """Count what will be written, evict and sweep when it is time; False when there is no room for it."""
-        # A value that is replaced makes room itself.
-        growth = max(0, size - (_file_bytes(path) or 0))
-        held = self._tallied_bytes()
-        full = held is None or held + growth > self._max_bytes * _FULL_SHARE or self._is_sweep_due(now)
-        if full and self._tidy(size, now):
-            return True
-        if held is not None and held + growth > self._max_bytes:
-            return False
-        with (self._directory / "tally").open("ab", buffering=0) as tally:
-            # What several writers append the kernel puts one after the other.
-            tally.write(bytes(-(-growth // _TALLY_BYTES)))
-        return True
-
-    def _tallied_bytes(self) -> int | None:
-        """Return how much is held at most, None when nobody has looked yet."""
-        length = _file_bytes(self._directory / "tally")
-        return None if length is None else length * _TALLY_BYTES
-
-    def _is_sweep_due(self, now: float) -> bool:
-        try:
-            swept_at = (self._directory / "lock").stat().st_mtime
-        except FileNotFoundError:
-            return True
-        # A time to come is of before the clock was set back.
-        return abs(now - swept_at) >= _SWEEP_SECONDS
-
-    def _tidy(self, size: int, now: float) -> bool:
-        """Sweep what has expired when it is time, and evict until *size* more fits in; False when others are at it."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._sole_evictor() as lock:
-            if lock is None:
-                return False
-            before = self._tallied_bytes() or 0
-            if self._is_sweep_due(now):
-                self._live_keys()
-                os.utime(lock, (now, now))
-            held = self._evict(size) + size
-            # What others counted during the look may or may not be in it already: it stays counted.
-            held += max(0, (self._tallied_bytes() or 0) - before)
-            with (self._directory / "tally").open("ab") as tally:
-                tally.truncate(-(-held // _TALLY_BYTES))
-        return True
-
-    def _evict(self, size: int) -> int:
-        """Remove the least recently used when *size* more fills the store; return the bytes that stay."""
-        values, unfinished_bytes = self._look()
-        total = unfinished_bytes + sum(value.size for value in values)
-        if total + size <= self._max_bytes * _FULL_SHARE:
-            return total
-        for value in sorted(values):
-            if total + size <= self._max_bytes * _KEPT_SHARE:
-                break
-            total -= value.size
-            self._evictions += _unlink(Path(value.path))
-        return total
-
-    @contextlib.contextmanager
-    def _sole_evictor(self) -> Iterator[int | None]:
-        """Yield the lock's descriptor, or None when another one evicts."""
-        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # The lock is this opening's, so it parts threads as well; the kernel releases it when the process dies.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
     def _shards(self) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as entries:
             for entry in entries:
                 if _SHARD_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                     yield Path(entry.path)
 
-    def _look(self) -> tuple[list[_File], int]:
+    def _look(self) -> tuple[list[Held], int]:
         """List the files of values and count the bytes being written; remove what writers left behind."""
-        values: list[_File] = []
+        values: list[Held] = []
         unfinished_bytes = 0
         stale = self._clock() - _STALE_TEMP_SECONDS
         for shard in self._shards():
@@ -260,7 +187,7 @@ class FilesystemStore:
                     with contextlib.suppress(FileNotFoundError):
                         stat = entry.stat(follow_symlinks=False)
                         if _VALUE_NAME.fullmatch(entry.name):
-                            values.append(_File(stat.st_mtime, stat.st_size, entry.path))
+                            values.append(Held(stat.st_mtime, stat.st_size, entry.path))
                         elif not _TEMP_NAME.fullmatch(entry.name):
                             continue
                         elif stat.st_mtime < stale:
@@ -272,12 +199,6 @@ class FilesystemStore:
     def _live_keys(self) -> list[str]:
         now = self._clock()
         return [key for file in self._look()[0] if (key := _live_key(Path(file.path), now)) is not None]
-
-
-class _File(NamedTuple):
-    used_at: float
-    size: int
-    path: str
 
 
 class _Head(NamedTuple):
@@ -333,11 +254,9 @@ def _preallocate(descriptor: int, size: int) -> None:
             raise
 
 
-def _file_bytes(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
+def _try_lock(descriptor: int) -> None:
+    # The lock is this opening's, so it parts threads as well; the kernel releases it when the process dies.
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _unlink(path: Path) -> bool:

@@ -188,7 +188,7 @@ class ObjectStore:
             await self._settled()
 
     def _asking(self) -> contextlib.AbstractContextManager[None]:
-        return self._circuit.call(answers=(DamagedValueError,))
+        return self._circuit.passing(answers=(DamagedValueError,))
 
     def _in_time(self, size: int = 0) -> contextlib.AbstractContextManager[anyio.CancelScope]:
         return anyio.fail_after(self._answer_seconds + size / SLOWEST_BYTES_PER_SECOND)

@@ -10,10 +10,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
-from sfumato.cache.redis_circuit import Circuit, StoreFullError, StoreUnavailableError
+from sfumato.cache.circuit import Circuit
 from sfumato.cache.redis_scripts import Script
 from sfumato.cache.redis_urls import RedisAddress, parse_redis_url
 from sfumato.cache.redis_values import ForeignTypeError
+from sfumato.cache.store import StoreFullError, StoreUnavailableError
 from sfumato.errors import ConfigurationError
 
 try:
@@ -95,7 +96,7 @@ class RedisConnection:
     ) -> None:
         self._client: Any = client
         self._also_close = also_close
-        self.circuit = circuit or Circuit()
+        self.circuit = circuit or Circuit(fault=StoreUnavailableError)
         self._timeout_seconds = timeout_seconds
         self._slowest = slowest_bytes_per_second
         self._commands = asyncio.Semaphore(_COMMANDS)

@@ -20,8 +20,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from anyio import to_thread
 
+from sfumato.cache.circuit import Circuit
 from sfumato.cache.redis import Argument, RedisConnection
-from sfumato.cache.redis_circuit import Circuit, StoreFullError, StoreUnavailableError
 from sfumato.cache.redis_scripts import (
     COUNT,
     DROP,
@@ -36,7 +36,7 @@ from sfumato.cache.redis_scripts import (
     value_key,
 )
 from sfumato.cache.redis_values import NONCE_BYTES, Reading, ReplacedError, build_texts, parse_header, text_size
-from sfumato.cache.store import DamagedValueError, StoreStats
+from sfumato.cache.store import DamagedValueError, StoreFullError, StoreStats, StoreUnavailableError
 from sfumato.wire.payload import INLINE_BYTES, Piece, size_of
 
 CHUNK_BYTES = 1024 * 1024

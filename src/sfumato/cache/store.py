@@ -30,6 +30,14 @@ class DamagedValueError(Exception):
     """A value was there and was not what had been stored; the store has removed it."""
 
 
+class StoreUnavailableError(OSError):
+    """The store does not answer, or is not asked because it did not answer a moment ago."""
+
+
+class StoreFullError(StoreUnavailableError):
+    """The store answers and takes no more values."""
+
+
 class Store(Protocol):
     """Keep values by key, each for its own time, within the store's own budget.
 

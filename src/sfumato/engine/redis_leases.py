@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 
 from sfumato.cache.redis import RedisConnection
-from sfumato.cache.redis_circuit import StoreUnavailableError
 from sfumato.cache.redis_scripts import RELEASE, RENEW, lease_key
+from sfumato.cache.store import StoreUnavailableError
 
 TTL_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.02

@@ -126,7 +126,7 @@ def with_defaults(wish: ImageWish, base: ImageWish, *, sent: Collection[str]) ->
     shaped = sized or bool(wish.aspect_ratio or wish.variant.aspect_ratio)
     tiered = sized or bool(wish.image_size or wish.quality or wish.variant.tier)
     output_format = wish.output_format or (None if wish.mask and base.output_format == "jpeg" else base.output_format)
-    compression = base.output_compression if output_format in ("jpeg", "webp") else None
+    compression = base.output_compression if output_format in ("jpeg", "webp") and not wish.mask else None
     return dataclasses.replace(
         wish,
         n=wish.n if "n" in sent else base.n,
@@ -254,9 +254,9 @@ def _check_output(wish: ImageWish) -> None:
     if wish.mask:
         msg = "'output_compression' cannot be used with a mask: the kept pixels are exact, so the answer is lossless."
         raise InvalidParameterError(msg, param="output_compression")
-    if wish.output_format in ("jpeg", "webp"):
-        return
-    raise InvalidParameterError("'output_compression' needs 'output_format' jpeg or webp.", param="output_compression")
+    if wish.output_format not in ("jpeg", "webp"):
+        msg = "'output_compression' needs 'output_format' jpeg or webp."
+        raise InvalidParameterError(msg, param="output_compression")
 
 
 def _resolve_shape(wish: ImageWish, policy: RequestPolicy, inputs: InputImages) -> tuple[str | None, str | None]:
@@ -272,12 +272,7 @@ def _resolve_shape(wish: ImageWish, policy: RequestPolicy, inputs: InputImages) 
         size = Size(pixels=(inputs.images[0].width, inputs.images[0].height))
         ratio = _masked_ratio(wish, aspect_ratio or variant.aspect_ratio, size)
     tier = resolve_tier(
-        variant,
-        image_size=image_size,
-        quality=wish.quality,
-        size=size,
-        aspect_ratio=ratio,
-        default=policy.default_tier,
+        variant, image_size=image_size, quality=wish.quality, size=size, aspect_ratio=ratio, default=policy.default_tier
     )
     return ratio, tier
 

@@ -6,6 +6,7 @@ An edit's pixels are the mask's with alpha 0, as in OpenAI's contract (image_edi
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from sfumato.pictures.transcode import (
 
 FEATHER_PIXELS = 4
 # Gemini's picture is stretched and blended this many rows at a time: 8 MB of a picture 8000 pixels wide, not 256.
-_STRIP_ROWS = 256
+_STRIP_ROWS, _LANCZOS_REACH = 256, 3
 _WHERE_ZERO = [255] + [0] * 255
 _WHERE_FULL = [0] * 255 + [255]
 _WHERE_ANY = [0] + [255] * 255
@@ -94,7 +95,10 @@ class MaskedEdit:
             UpstreamFailureError: The result cannot be decoded.
         """
         edit = flatten(decode_result(result))
-        pixels = self.canvas().painted(edit)
+        # Held to the end, so that whoever comes meanwhile shares it.
+        canvas = self.canvas()
+        pixels = canvas.painted(edit)
+        del edit
         data = encode_lossless(pixels, self._output_format)
         return Picture(raw=data, mime_type=f"image/{self._output_format}", width=pixels.width, height=pixels.height)
 
@@ -126,14 +130,31 @@ class Canvas:
         """Return a copy with *edit*, stretched to the whole, blended in."""
         pixels = self.pixels.copy()
         left, upper, right, lower = self.box
-        across, down = edit.width / pixels.width, edit.height / pixels.height
         for row in range(upper, lower, _STRIP_ROWS):
             end = min(row + _STRIP_ROWS, lower)
-            part = (left * across, row * down, min(right * across, edit.width), min(end * down, edit.height))
-            strip = edit.resize((right - left, end - row), Image.Resampling.LANCZOS, box=part)
+            strip = _stretched(edit, pixels.size, (left, row, right, end))
             # Pillow blends (a*(255-w) + b*w) / 255, rounded: weight 0 keeps a byte exactly (Paste.c, paste_mask_L).
             pixels.paste(strip, (left, row), self.weights.crop((0, row - upper, right - left, end - upper)))
         return pixels
+
+
+def _stretched(edit: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    """Return the part *box* of *edit* stretched to *size*."""
+    left, upper, right, lower = box
+    across, down = edit.width / size[0], edit.height / size[1]
+    reach = _LANCZOS_REACH * max(1.0, down) + 1
+    first, last = max(0, int(upper * down - reach)), min(edit.height, math.ceil(lower * down + reach))
+    # Rows first, always: Pillow chooses the order by the sizes, and each order clips elsewhere, which would show seams.
+    rows = edit.crop((0, first, edit.width, last)).resize(
+        (right - left, last - first),
+        Image.Resampling.LANCZOS,
+        box=(left * across, 0, min(right * across, edit.width), last - first),
+    )
+    return rows.resize(
+        (right - left, lower - upper),
+        Image.Resampling.LANCZOS,
+        box=(0, upper * down - first, right - left, min(lower * down, edit.height) - first),
+    )
 
 
 def _draw(mask: InputImage) -> bytes:
