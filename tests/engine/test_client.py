@@ -341,3 +341,14 @@ async def test_rejections_are_observed(emulator: Emulator) -> None:
     (record,) = it.seen.records
     assert (record.status_code, record.error and record.error.code) == (400, "IMG_INVALID_PARAMETER")
     assert it.seen.ended == 1
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF"])
+async def test_other_kinds_of_pictures_are_made_over(emulator: Emulator, image_format: str) -> None:
+    """Gemini refuses them, so they go upstream as PNG."""
+    picture = base64.b64encode(samples.encoded(samples.noise(31, 17), image_format)).decode()
+    async with bench(emulator.url) as it:
+        await it.make("x", image=picture)
+    (call,) = emulator.calls()
+    sent = call["body"]["contents"][0]["parts"][1]["inlineData"]
+    assert (sent["mimeType"], sent["data"]["width"], sent["data"]["height"]) == ("image/png", 31, 17)

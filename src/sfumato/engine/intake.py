@@ -9,7 +9,8 @@ from anyio import to_thread
 from sfumato.errors import InvalidParameterError, PayloadTooLargeError
 from sfumato.images.request import ImageSource, InputImage
 from sfumato.images.resolution import ImageWish, InputImages
-from sfumato.pictures.inspect import ImageLimits, inspect_image
+from sfumato.pictures.inspect import ImageLimits, inspect_image, passes
+from sfumato.pictures.threads import run_pixel_work
 from sfumato.upstream.fetch import PictureFetcher
 from sfumato.wire.payload import decode_base64
 
@@ -59,12 +60,15 @@ class Intake:
         return InputImages(tuple(images), mask)
 
     async def _read(self, source: ImageSource) -> InputImage:
-        data = source.data
         if source.url is not None:
             data = await self.fetcher.fetch(source.url, param=source.param)
+        elif source.data is not None:
+            data = source.data
+        else:
+            data = await to_thread.run_sync(lambda: decode_base64(source.base64 or "", param=source.param))
 
-        def work() -> InputImage:
-            found = decode_base64(source.base64 or "", param=source.param) if data is None else data
-            return inspect_image(found, param=source.param, limits=self.limits)
+        def inspect() -> InputImage:
+            return inspect_image(data, param=source.param, limits=self.limits)
 
-        return await to_thread.run_sync(work)
+        # What passes as it is needs no pixels; the rest is decoded and encoded anew, in the places for that.
+        return await (to_thread.run_sync(inspect) if passes(data) else run_pixel_work(inspect))

@@ -15,6 +15,7 @@ from sfumato.wire.signature import Signature, Truncated, read_signature
 # Gemini takes these and refuses gif, bmp and the rest (ai.google.dev/gemini-api/docs/image-understanding, 2026-11-21).
 PASSED_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 _MAX_CHUNKS = 1 << 16
+_HEAD_BYTES = 64 * 1024
 _JPEG_STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 
 
@@ -29,6 +30,12 @@ class ImageLimits:
 
     max_pixels: int
     max_bytes: int
+
+
+def passes(data: bytes) -> bool:
+    """Tell whether a picture is of a type that goes upstream as it is, and so is inspected without decoding it."""
+    found = read_signature(memoryview(data)[:_HEAD_BYTES])
+    return found is None or found.mime_type is None or found.mime_type in PASSED_TYPES
 
 
 def inspect_image(data: bytes, *, param: str, limits: ImageLimits) -> InputImage:
