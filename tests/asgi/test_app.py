@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from sfumato.asgi.app import create_app
 from sfumato.errors import ConfigurationError
+from sfumato.runtime import Runtime
 from sfumato.settings import Settings, load_settings
 from tests.conftest import Emulator
 from tests.support import samples
@@ -435,3 +436,12 @@ def test_what_cannot_work_is_refused_when_the_app_is_made(emulator: Emulator, wr
 def test_a_key_that_cannot_be_sent_is_refused_when_the_app_is_made(emulator: Emulator) -> None:
     with pytest.raises(ConfigurationError, match="default"):
         create_app(settings(emulator, api_key="k é"))
+
+
+async def test_a_shared_runtime_outlives_the_app(emulator: Emulator) -> None:
+    runtime = Runtime(settings(emulator))
+    first = runtime.client
+    async with calling(create_app(runtime=runtime), headers=KEY) as http:
+        assert (await http.get("/v1/models")).status_code == 200
+    assert runtime.client is first
+    await runtime.aclose()

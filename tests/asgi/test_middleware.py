@@ -21,6 +21,7 @@ from tests.conftest import Emulator
 
 pytestmark = pytest.mark.anyio
 GENERATIONS = "/v1/images/generations"
+JSON = {"content-type": "application/json"}
 
 
 class Host:
@@ -354,3 +355,23 @@ async def test_a_shared_runtime_is_its_owners_to_close(emulator: Emulator) -> No
     await GeminiImageMiddleware(host, runtime=runtime, anonymous=True)({"type": "lifespan"}, nothing, nothing)
     assert runtime.client is first
     await runtime.aclose()
+
+
+async def test_whose_a_refused_request_is_can_be_told_late(emulator: Emulator) -> None:
+    """By the path at once; else by the body, as far as it takes: a form may name its model after its files."""
+
+    async def authorize(request: Request) -> str | None:
+        raise RuntimeError
+
+    deployment = "/openai/deployments/{}/images/generations"
+    async with client(behind(Host(), emulator, authorize=authorize)) as http:
+        for model, status in (("gemini-3-pro-image", 401), ("gemini-3-pro-image-8k", 401), ("dall-e-3", 299)):
+            named = await http.post(deployment.format(model), json={"prompt": "x"})
+            late = await http.post(GENERATIONS, json={"pad": "x" * 70_000, "model": model})
+            spaced = await http.post(
+                GENERATIONS, content=b'{"model":' + b" " * 20 + b'"' + model.encode() + b'"}', headers=JSON
+            )
+            assert [answer.status_code for answer in (named, late, spaced)] == [status] * 3
+        nobody = await http.post(GENERATIONS, json={"prompt": "x"})
+    assert nobody.status_code == 299
+    assert emulator.calls() == []
