@@ -57,6 +57,7 @@ class Flights:
     def __init__(self, leases: Leases, *, clock: Callable[[], float]) -> None:
         self._leases = leases
         self._clock = clock
+        self._coordinating = True
         # None stands for a leader that left without a result that others could use: elect another.
         self._running: dict[str, asyncio.Future[GeneratedImage | ImageError | None]] = {}
 
@@ -119,9 +120,18 @@ class Flights:
                 if not free or await flight.find() is not None:
                     return None
         except Exception as error:  # noqa: BLE001  # whatever coordination does, the request goes on
-            _log.warning("Coordination failed (%s); this request goes on alone.", type(error).__name__)
+            self._report(error)
             return None
+        self._report(None)
         return lease
+
+    def _report(self, error: Exception | None) -> None:
+        """Log once per change of state: an outage has as many requests as the day has."""
+        if error is not None and self._coordinating:
+            _log.warning("Coordination failed (%s); requests go on alone.", type(error).__name__)
+        elif error is None and not self._coordinating:
+            _log.info("Coordination works again.")
+        self._coordinating = error is None
 
     async def _release(self, lease: Lease) -> None:
         # Shielded: a request that is cancelled here must not keep other processes waiting.
