@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 
@@ -31,6 +32,34 @@ class Leases(Protocol):
     async def aclose(self) -> None:
         """Release connections and handles."""
         ...
+
+
+async def wait_until_free(
+    is_free: Callable[[], Awaitable[bool]],
+    *,
+    timeout_seconds: float,
+    pauses: tuple[float, float],
+    clock: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+) -> bool:
+    """Ask *is_free* again and again until it says so; False when *timeout_seconds* passed first.
+
+    Args:
+        is_free: Asked at least once.
+        timeout_seconds: How long to go on asking.
+        pauses: Seconds between the first two questions and at most; each pause is twice the one before.
+        clock: Monotonic seconds.
+        sleep: Waits for seconds.
+    """
+    pause, longest = pauses
+    deadline = clock() + timeout_seconds
+    while not await is_free():
+        remaining = deadline - clock()
+        if remaining <= 0:
+            return False
+        await sleep(min(pause, remaining))
+        pause = min(2 * pause, longest)
+    return True
 
 
 class LocalLeases:

@@ -11,8 +11,9 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-_FIRST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 0.1
+from sfumato.engine.coordination import wait_until_free
+
+_PAUSES_SECONDS = (0.01, 0.1)
 _OPEN = os.O_RDWR | os.O_CLOEXEC
 
 
@@ -72,15 +73,13 @@ class FileLeases:
             OSError: The directory cannot be used.
         """
         path = self._path(key)
-        deadline = self._clock() + timeout_seconds
-        pause = _FIRST_PAUSE_SECONDS
-        while not await to_thread.run_sync(_is_free, path):
-            remaining = deadline - self._clock()
-            if remaining <= 0:
-                return False
-            await self._sleep(min(pause, remaining))
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        return True
+        return await wait_until_free(
+            lambda: to_thread.run_sync(_is_free, path),
+            timeout_seconds=timeout_seconds,
+            pauses=_PAUSES_SECONDS,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
 
     async def aclose(self) -> None:
         """Do nothing: a lease is closed by its own release."""

@@ -13,10 +13,10 @@ from contextvars import Context
 from sfumato.cache.redis import RedisConnection
 from sfumato.cache.redis_scripts import RELEASE, RENEW, lease_key
 from sfumato.cache.store import StoreUnavailableError
+from sfumato.engine.coordination import wait_until_free
 
 TTL_SECONDS = 10.0
-_FIRST_PAUSE_SECONDS = 0.02
-_LONGEST_PAUSE_SECONDS = 0.25
+_PAUSES_SECONDS = (0.02, 0.25)
 
 
 class RedisLease:
@@ -126,15 +126,18 @@ class RedisLeases:
         Raises:
             StoreUnavailableError: Redis is gone.
         """
-        name, deadline = lease_key(key), self._clock() + timeout_seconds
-        pause = _FIRST_PAUSE_SECONDS
-        while await self._connection.execute("EXISTS", name):
-            remaining = deadline - self._clock()
-            if remaining <= 0:
-                return False
-            await self._sleep(min(pause, remaining))
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        return True
+        name = lease_key(key)
+
+        async def is_free() -> bool:
+            return not await self._connection.execute("EXISTS", name)
+
+        return await wait_until_free(
+            is_free,
+            timeout_seconds=timeout_seconds,
+            pauses=_PAUSES_SECONDS,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
 
     async def aclose(self) -> None:
         """Release whatever is still held."""
