@@ -33,7 +33,7 @@ class Rig:
         self.record = OperationRecord(call=Call(request_id="req"))
         self.used: list[str] = []
         self.after_call: Callable[[], None] = lambda: None
-        self.pool = AccountPool(Account(key, key, "http://test", "v1beta") for key in keys)
+        self.pool = AccountPool(Account.at(key, key, "http://test", "v1beta") for key in keys)
         self._happenings = list(happenings)
         self.attempts = Attempts(
             transport=cast("GeminiTransport", self),
@@ -59,6 +59,7 @@ class Rig:
         return await self.attempts.run(
             resolve(wish, RequestPolicy()),
             (b"{}",),
+            slot=0,
             account=account,
             deadline=deadline,
             operation=self.seen,
@@ -80,7 +81,7 @@ async def test_accounts_are_given_back_however_it_ends() -> None:
 
 async def test_an_account_of_the_callers_own_is_not_the_pools() -> None:
     rig = Rig(ServiceUnavailableError("m"), ANSWER)
-    await rig.run(account=Account("own", "k", "http://test", "v1beta"))
+    await rig.run(account=Account.at("own", "k", "http://test", "v1beta"))
     assert rig.used == ["own", "own"]
     assert busy(rig.pool) == 0
 

@@ -23,7 +23,7 @@ from sfumato.images.request import ImageResult, Operation
 from sfumato.images.resolution import RequestPolicy
 from sfumato.images.variants import parse_variant
 from sfumato.pictures.inspect import ImageLimits
-from sfumato.telemetry.observer import Call, OperationRecord
+from sfumato.telemetry.observer import Call, OperationRecord, Step
 from sfumato.telemetry.observer import Operation as ObservedOperation
 from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.fetch import PictureFetcher
@@ -50,8 +50,8 @@ class Recording:
         return self
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        self.steps.append(name)
+    def step(self, step: Step) -> Iterator[None]:
+        self.steps.append(step.name)
         yield
 
     def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:

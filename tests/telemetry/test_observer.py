@@ -30,6 +30,7 @@ from sfumato.telemetry.observer import (
     NullObserver,
     ObserverGroup,
     OperationRecord,
+    Step,
     observed,
     private_hash,
 )
@@ -79,8 +80,8 @@ class _Recording:
         self._recorder = recorder
         self._record = record
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        return self._step(name)
+    def step(self, step: Step) -> AbstractContextManager[None]:
+        return self._step(step.name)
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -159,7 +160,7 @@ def test_retries_that_were_counted_are_not_lost() -> None:
 
 
 def test_the_null_observer_looks_at_nothing() -> None:
-    with observed(NullObserver(), record(), clock=Clock()) as operation, operation.step("attempt"):
+    with observed(NullObserver(), record(), clock=Clock()) as operation, operation.step(Step(name="attempt")):
         operation.retry(NoImageError("m"), attempt=1, delay_seconds=0.0)
 
 
@@ -167,7 +168,7 @@ def test_a_group_tells_everyone_and_closes_in_the_opposite_order() -> None:
     events: list[str] = []
     group = ObserverGroup([Recorder("a ", events), Recorder("b ", events)])
     with observed(group, record(), clock=Clock()) as operation:
-        with operation.step("attempt"):
+        with operation.step(Step(name="attempt")):
             events.append("work")
         operation.retry(NoImageError("m"), attempt=1, delay_seconds=0.5)
     assert events == [
@@ -188,13 +189,13 @@ def test_a_group_tells_everyone_and_closes_in_the_opposite_order() -> None:
 def test_a_group_closes_steps_that_fail() -> None:
     events: list[str] = []
     operation = ObserverGroup([Recorder("a ", events), Recorder("b ", events)]).begin(record())
-    with pytest.raises(NoImageError), operation.step("attempt"):
+    with pytest.raises(NoImageError), operation.step(Step(name="attempt")):
         raise NoImageError("m")
     assert events[-2:] == ["b leave attempt", "a leave attempt"]
 
 
 def test_an_empty_group_is_nobody() -> None:
-    with observed(ObserverGroup([]), record(), clock=Clock()) as operation, operation.step("attempt"):
+    with observed(ObserverGroup([]), record(), clock=Clock()) as operation, operation.step(Step(name="attempt")):
         operation.retry(NoImageError("m"), attempt=1, delay_seconds=0.0)
 
 

@@ -11,7 +11,7 @@ GOOGLE = "https://generativelanguage.googleapis.com"
 
 
 def account(label: str) -> Account:
-    return Account(label, f"key-{label}", GOOGLE, "v1beta")
+    return Account.at(label, f"key-{label}", GOOGLE, "v1beta")
 
 
 def pool(labels: str) -> AccountPool:

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 KEY = "AIza-canary-key"
 MODEL = "gemini-3-pro-image"
 BASE = "http://gemini.test/prefix"
-ACCOUNT = Account("mine", KEY, BASE, "v1beta")
+ACCOUNT = Account.at("mine", KEY, BASE, "v1beta")
 BODY = (
     b'{"contents":[{"role":"user","parts":[{"text":"',
     memoryview(b"a cat"),
@@ -152,7 +152,7 @@ async def test_google_s_errors_become_ours(fault: str, kind: type[ImageError], r
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
         transport = GeminiTransport(client, max_response_bytes=10_000_000)
         with pytest.raises(ImageError) as caught:
-            await transport.generate(Account("mine", KEY, "http://emulator", "v1beta"), MODEL, BODY)
+            await transport.generate(Account.at("mine", KEY, "http://emulator", "v1beta"), MODEL, BODY)
     assert type(caught.value) is kind
     assert reason in (None, caught.value.reason)
     assert KEY not in repr(vars(caught.value))
@@ -163,7 +163,7 @@ async def test_a_refused_key_is_our_trouble() -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
         transport = GeminiTransport(client, max_response_bytes=10_000_000)
         with pytest.raises(UpstreamAuthError):
-            await transport.generate(Account("mine", KEY, "http://emulator", "v1beta"), MODEL, BODY)
+            await transport.generate(Account.at("mine", KEY, "http://emulator", "v1beta"), MODEL, BODY)
 
 
 # --- faults ---
@@ -250,7 +250,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 async def test_an_impossible_base_is_a_network_error() -> None:
-    account = Account("mine", KEY, "http://host:port", "v1")
+    account = Account.at("mine", KEY, "http://host:port", "v1")
     assert type(await failed(lambda _: httpx.Response(200), account=account)) is NetworkError
 
 
@@ -281,7 +281,7 @@ async def answering(answer: bytes, *, read: bool = True) -> AsyncIterator[tuple[
 async def over_a_socket(base: str) -> bytearray:
     async with create_http_client(connect_timeout_seconds=5) as client:
         transport = GeminiTransport(client, max_response_bytes=1000)
-        return await transport.generate(Account("mine", KEY, base, "v1beta"), MODEL, BODY)
+        return await transport.generate(Account.at("mine", KEY, base, "v1beta"), MODEL, BODY)
 
 
 async def test_the_real_client_sends_the_length_and_reads_the_answer() -> None:

@@ -122,7 +122,7 @@ def _check_upstream(settings: Settings, model: str, findings: _Findings) -> None
             url = f"{account.base}/{account.version}/models/{name}"
             told = f"{url} with the key '{label}'"
             try:
-                answer = client.get(url, headers={"x-goog-api-key": account.api_key})
+                answer = client.get(url, headers={"x-goog-api-key": secret.get_secret_value()})
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 findings.problem(f"unreachable: {told} ({type(error).__name__})")
                 continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sfumato.errors import DeadlineError, ImageError
 from sfumato.images.request import ImageRequest
-from sfumato.telemetry.observer import Operation, OperationRecord
+from sfumato.telemetry.observer import Operation, OperationRecord, Step
 from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.retry import RetryPolicy
 from sfumato.upstream.transport import GeminiTransport
@@ -37,6 +37,7 @@ class Attempts:
         request: ImageRequest,
         body: Pieces,
         *,
+        slot: int,
         account: Account | None,
         deadline: float,
         operation: Operation,
@@ -47,6 +48,7 @@ class Attempts:
         Args:
             request: What is asked for.
             body: The generateContent body, sent again as it is on each attempt.
+            slot: Which of the n pictures.
             account: The caller's own account; the pool is then left alone.
             deadline: When to stop, on *clock*.
             operation: Told of attempts and retries.
@@ -62,10 +64,17 @@ class Attempts:
             chosen = account or self.accounts.acquire(tried=tried)
             tried.append(chosen)
             record.accounts.append(chosen.label)
+            step = Step(
+                name="attempt",
+                slot=slot,
+                attempt=attempt,
+                account=chosen.label,
+                backend=chosen.backend,
+                server=chosen.server,
+            )
             try:
-                with operation.step("attempt"):
-                    reply = await self.transport.generate(chosen, request.variant.family.name, body)
-                    return parse_response(reply)
+                with operation.step(step):
+                    return await self._call(request, body, chosen, step)
             except ImageError as error:
                 failure = error
             finally:
@@ -84,6 +93,15 @@ class Attempts:
             record.retry_count += 1
             operation.retry(failure, attempt=attempt, delay_seconds=delay)
             await self.sleep(delay)
+
+    async def _call(self, request: ImageRequest, body: Pieces, account: Account, step: Step) -> Answer:
+        try:
+            answer = parse_response(await self.transport.generate(account, request.variant.family.name, body))
+        except ImageError as error:
+            step.error, step.outcome = error, error.code
+            raise
+        step.outcome, step.finish_reason, step.response_id = "ok", answer.finish_reason, answer.response_id
+        return answer
 
 
 def out_of_time(*, attempts: int = 1) -> DeadlineError:

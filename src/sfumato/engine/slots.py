@@ -19,7 +19,7 @@ from sfumato.errors import DeadlineError, ImageError, InternalError, PayloadTooL
 from sfumato.images.request import GeneratedImage, ImageRequest, SlotFailure
 from sfumato.pictures.compose import MaskedEdit
 from sfumato.pictures.threads import run_pixel_work
-from sfumato.telemetry.observer import Operation, OperationRecord
+from sfumato.telemetry.observer import Operation, OperationRecord, Step
 from sfumato.upstream.accounts import Account
 from sfumato.wire.gemini import build_request
 from sfumato.wire.payload import Piece, Pieces, encode_base64, size_of
@@ -148,22 +148,28 @@ class Slots:
         answer = await self.attempts.run(
             run.request,
             body,
+            slot=slot,
             account=run.account,
             deadline=run.deadline,
             operation=run.operation,
             record=run.record,
         )
         image = await finish(run.request, slot, answer, created=self.wall_clock(), edit=inputs.edit)
-        with run.operation.step("cache.store"):
-            run.stored |= await self.cache.store(run.request, image)
+        step = Step(name="cache.store", slot=slot)
+        with run.operation.step(step):
+            stored = await self.cache.store(run.request, image)
+            step.outcome = "stored" if stored else "kept_out"
+        run.stored |= stored
         return image
 
     async def _look_up(self, run: Run, slot: int) -> GeneratedImage | None:
         if not self.cache.enabled:
             return None
         started = self.clock()
-        with run.operation.step("cache.lookup"):
+        step = Step(name="cache.lookup", slot=slot)
+        with run.operation.step(step):
             image = await self.cache.lookup(run.request, slot)
+            step.outcome = "miss" if image is None else "hit"
         run.cache_seconds = max(run.cache_seconds, self.clock() - started)
         return image
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Protocol, TypeAlias
 
 from sfumato.errors import ImageError
 from sfumato.images.safety import Safety
@@ -153,6 +153,26 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Add two counts field by field."""
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+
+class Blob(Protocol):
+    """Bytes that are kept elsewhere, in a file, and read as they are needed."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from *start* to *stop*, exactly; fit for the event loop up to a chunk's size.
+
+        Raises:
+            OSError: They cannot be had any more.
+        """
+        ...
+
+
+Piece: TypeAlias = bytes | memoryview | Blob
+Pieces: TypeAlias = tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sfumato.errors import ImageError, InternalError
 from sfumato.images.prompts import STYLE_PHRASES
@@ -26,20 +26,45 @@ class Call:
         request_id: The id that the client is told.
         trace_id: Trace id of the caller's ``traceparent``, 32 hex digits.
         door: ``asgi``, ``litellm`` or ``library``.
+        caller: Who calls, as a label or an opaque id, finer than a tenant where several callers are one; never a key.
+        idempotency_key: The client's ``Idempotency-Key``.
+        traceparent, tracestate: The request's headers as they came.
+        parent: The span of the program around us, opaque here; it goes before the ambient one.
     """
 
     request_id: str
     trace_id: str | None = None
     door: str = "library"
+    caller: str | None = None
+    idempotency_key: str | None = field(default=None, repr=False)
+    traceparent: str | None = None
+    tracestate: str | None = None
+    parent: object | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one answer of Gemini's cost, and whom: an account's label and US dollars."""
+
+    account: str
+    cost_usd: float
 
 
 @dataclass(slots=True, kw_only=True)
 class OperationRecord:
-    """Everything that telemetry may say of one request. Never a prompt, picture, key or address."""
+    """Everything that telemetry may say of one request. Never a prompt, picture, key or address.
+
+    Attributes:
+        model: The variant that is served, one of a list that is finite; None where none was understood.
+        family: The model id that Gemini knows.
+        charges: What was paid, per answer; also for pictures that nobody waited for any more.
+        abandoned: The client went away before its answer.
+    """
 
     call: Call
     operation: str = "generation"
     model: str | None = None
+    family: str | None = None
     tenant: str | None = None
     user_hash: str | None = None
     prompt_hash: str | None = None
@@ -54,17 +79,22 @@ class OperationRecord:
     images: int = 0
     failure_codes: list[str] = field(default_factory=list)
     cache: str | None = None
+    charges: list[Charge] = field(default_factory=list)
     cost_usd: float = 0.0
     savings_usd: float = 0.0
     usage: Usage = field(default_factory=Usage)
     duration_seconds: float = 0.0
     error: ImageError | None = None
     status_code: int = 200
+    seed: int | None = None
+    abandoned: bool = False
 
     def describe_request(self, request: ImageRequest, *, salt: str | None = None) -> None:
         """Fill in what was asked for; the prompt and the user are hashed."""
         self.operation = request.operation.value
         self.model = request.resolved_variant.name
+        self.family = request.variant.family.name
+        self.seed = request.seed
         self.tenant = request.tenant
         self.user_hash = private_hash(request.user, salt=salt) if request.user else None
         self.prompt_hash = private_hash(request.prompt, salt=salt)
@@ -87,11 +117,39 @@ class OperationRecord:
         self.usage = result.usage
 
 
+@dataclass(slots=True, kw_only=True)
+class Step:
+    """A part of the work on a request; whoever does it fills in how it ended before the step is left.
+
+    Attributes:
+        name: ``cache.lookup``, ``attempt`` or ``cache.store``.
+        slot: Which of the n pictures.
+        attempt: Number of an attempt, from 1.
+        account: Label of an attempt's account.
+        backend: Which Google API an attempt calls: ``gemini`` or ``vertex``.
+        server: Host and, where it is not the scheme's own, port that an attempt calls.
+        outcome: ``hit``, ``miss``, ``stored``, ``kept_out``, ``ok``; of a failed attempt the error's code.
+        error: What an attempt failed with.
+        finish_reason, response_id: Gemini's words of an answer.
+    """
+
+    name: Literal["cache.lookup", "attempt", "cache.store"]
+    slot: int = 0
+    attempt: int = 0
+    account: str | None = None
+    backend: str | None = None
+    server: str | None = None
+    outcome: str | None = None
+    error: ImageError | None = None
+    finish_reason: str | None = None
+    response_id: str | None = None
+
+
 class Operation(Protocol):
     """One request as an observer follows it."""
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        """Enclose a part of the work: ``cache.lookup``, ``attempt``, ``cache.store``."""
+    def step(self, step: Step) -> AbstractContextManager[None]:
+        """Enclose a part of the work, maybe on another task than the request's; *step* is complete on leaving."""
         ...
 
     def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
@@ -114,7 +172,7 @@ class Observer(Protocol):
 class NullOperation:
     """An operation that nobody looks at; the base for observers that care for some of it."""
 
-    def step(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002  # the protocol's signature
+    def step(self, step: Step) -> AbstractContextManager[None]:  # noqa: ARG002  # the protocol's signature
         """Enclose a part of the work."""
         return nullcontext()
 
@@ -153,10 +211,10 @@ class _OperationGroup:
         self._operations = operations
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, step: Step) -> Iterator[None]:
         with ExitStack() as stack:
             for operation in self._operations:
-                stack.enter_context(operation.step(name))
+                stack.enter_context(operation.step(step))
             yield
 
     def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:

@@ -5,45 +5,73 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from sfumato.errors import ConfigurationError
+from sfumato.upstream.credentials import ApiKey, Credentials
 
-_KEY = re.compile(r"[!-~]+")
+Backend: TypeAlias = Literal["gemini", "vertex"]
+
 _VERSION_SUFFIX = re.compile(r"(?<!/)/(v\d+[a-z0-9]*)/?$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A key, the base it may be sent to, and the label that telemetry names it by.
+    """Credentials, the address they may be sent to, and the label that telemetry names them by.
 
     Attributes:
         base: Scheme, host and path prefix, without the version.
         version: Version of the API, such as ``v1beta``.
-
-    Raises:
-        ConfigurationError: The key cannot stand in a header.
+        backend: Which Google API is there.
+        resource: What stands before ``models/`` on Vertex AI: ``projects/…/locations/…/publishers/google/``.
+        weight: Its share of the work beside others.
+        rpm: Requests per minute and model that it may make, None for no bound of ours.
     """
 
     label: str
-    api_key: str
+    credentials: Credentials
     base: str
     version: str
-
-    def __post_init__(self) -> None:
-        if not _KEY.fullmatch(self.api_key):
-            raise ConfigurationError(
-                f"The Gemini API key of account '{self.label}' is empty or has characters that no key has."
-            )
-
-    def __repr__(self) -> str:
-        return f"Account(label={self.label!r}, base={self.base!r}, version={self.version!r})"
+    backend: Backend = "gemini"
+    resource: str = ""
+    weight: float = 1.0
+    rpm: int | None = None
 
     @classmethod
-    def at(cls, label: str, api_key: str, api_base: str, default_version: str) -> Account:
-        """Build an account for *api_base*, which may end with a version that then wins."""
+    def at(
+        cls,
+        label: str,
+        api_key: str,
+        api_base: str,
+        default_version: str,
+        *,
+        weight: float = 1.0,
+        rpm: int | None = None,
+    ) -> Account:
+        """Build an account of the Gemini API at *api_base*, which may end with a version that then wins.
+
+        Raises:
+            ConfigurationError: The key cannot stand in a header.
+        """
         match = _VERSION_SUFFIX.search(api_base)
-        base = api_base[: match.start()] if match else api_base.rstrip("/")
-        return cls(label, api_key, base, match[1] if match else default_version)
+        return cls(
+            label=label,
+            credentials=ApiKey(label, api_key),
+            base=api_base[: match.start()] if match else api_base.rstrip("/"),
+            version=match[1] if match else default_version,
+            weight=weight,
+            rpm=rpm,
+        )
+
+    @property
+    def server(self) -> str:
+        """Return the host, and the port where it is not the scheme's own."""
+        return urlsplit(self.base).netloc.rpartition("@")[2]
+
+    def url(self, model: str, method: str = "generateContent") -> str:
+        """Return the address of one of *model*'s methods."""
+        return f"{self.base}/{self.version}/{self.resource}models/{model}:{method}"
 
 
 class AccountPool:

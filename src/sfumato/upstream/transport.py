@@ -43,22 +43,22 @@ class GeminiTransport:
         self._max_response_bytes = max_response_bytes
 
     async def generate(self, account: Account, model: str, body: Pieces) -> bytearray:
-        """Send *body* to ``models/{model}:generateContent`` and return the body of its 200 answer.
+        """Send *body* to the model's ``generateContent`` and return the body of its 200 answer.
 
         Raises:
             ImageError: Google's error, or a fault on the way.
         """
-        url = f"{account.base}/{account.version}/models/{model}:generateContent"
         headers = {
-            # As a header only: instrumentation records URLs with their query.
-            "x-goog-api-key": account.api_key,
+            **await account.credentials.headers(),
             "content-type": "application/json",
             "content-length": str(size_of(body)),
             # Base64 of a picture gains a quarter from gzip and costs half a second of CPU at 8 MB.
             "accept-encoding": "identity",
         }
         with _faults():
-            async with self._client.stream("POST", url, content=_stream(body), headers=headers) as response:
+            async with self._client.stream(
+                "POST", account.url(model), content=_stream(body), headers=headers
+            ) as response:
                 if response.status_code != 200:
                     raise parse_error(response.status_code, await self._read(response, _ERROR_BODY_BYTES, cut=True))
                 return await self._read(response, self._max_response_bytes)
