@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
 import time
 import weakref
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
-from sfumato.cache.factory import cache_directory, create_redis, create_store
+from sfumato.cache.factory import cache_directory, create_redis, create_store, shares_cache
 from sfumato.cache.image_cache import ImageCache
 from sfumato.engine.attempts import Attempts
+from sfumato.engine.bulkhead import Bulkhead
 from sfumato.engine.client import ImageClient
 from sfumato.engine.coordination import Leases, LocalLeases
+from sfumato.engine.file_notes import FileNotes
 from sfumato.engine.flights import Flights
+from sfumato.engine.idempotency import Idempotency
 from sfumato.engine.intake import Intake
+from sfumato.engine.keepsakes import Keepsakes
+from sfumato.engine.notes import LocalNotes, Notes
 from sfumato.engine.slots import Slots
+from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import ConfigurationError
+from sfumato.images.models import Prices
+from sfumato.images.prices import parse_prices
+from sfumato.images.safety import Backend
 from sfumato.pictures.inspect import ImageLimits
 from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
+from sfumato.telemetry import configure
 from sfumato.telemetry.logs import RequestLog
-from sfumato.telemetry.observer import Observer
+from sfumato.telemetry.observer import Observer, ObserverGroup
+from sfumato.upstream.account_file import build_accounts
 from sfumato.upstream.accounts import Account, AccountPool
+from sfumato.upstream.cooling import CoolingBoard
 from sfumato.upstream.fetch import PictureFetcher
 from sfumato.upstream.retry import RetryPolicy
+from sfumato.upstream.spool import Spool
 from sfumato.upstream.transport import GeminiTransport, create_http_client
 
 if TYPE_CHECKING:
     from sfumato.cache.redis import RedisConnection
+    from sfumato.engine.redis_cooling import RedisCoolingBoard
 
 _log = logging.getLogger("sfumato")
 
@@ -40,19 +57,24 @@ class Runtime:
 
     Args:
         settings: The configuration, the environment's by default.
-        observer: Sees every request; the request log by default.
+        observer: Sees every request; the request log and OpenTelemetry by default.
+        export: Let the ``OTEL_*`` variables install OpenTelemetry's SDK, at the first request and unless somebody else
+            has: for processes of our own and the LiteLLM provider, not inside of other programs.
 
     Raises:
         ConfigurationError: The settings are invalid or ask for something that this version does not have.
     """
 
-    def __init__(self, settings: Settings | None = None, *, observer: Observer | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, observer: Observer | None = None, export: bool = False
+    ) -> None:
         self.settings = settings or load_settings()
-        self._observer = observer or RequestLog()
-        self._accounts = tuple(
-            Account.at(label, secret.get_secret_value(), self.settings.api_base, self.settings.api_version)
-            for label, secret in self.settings.accounts
-        )
+        self._observer = observer or _create_observer(self.settings)
+        self._export = export
+        self.accounts = build_accounts(self.settings)
+        self._own_prices = _load_prices(self.settings.prices_file)
+        self._spool = Spool(self.settings.spool_dir, after_bytes=int(self.settings.spool_after_mb * MEGABYTE))
+        self._stop_at: float | None = None
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ImageClient] = weakref.WeakKeyDictionary()
         _refuse_unavailable(self.settings)
         # A cache that cannot be built is known at the start and not at the first request; nothing is connected to.
@@ -73,20 +95,37 @@ class Runtime:
         settings = self.settings
         return Account.at("request", api_key, api_base or settings.api_base, settings.api_version)
 
+    @property
+    def draining(self) -> bool:
+        """Tell whether no more requests are taken."""
+        return self._stop_at is not None
+
+    def begin_drain(self) -> None:
+        """Take no more requests, and give running work `GEMINI_IMAGE_GRACE_SECONDS` from now; for signal handlers."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self.settings.grace_seconds
+        for client in list(self._clients.values()):
+            client.begin_drain()
+
     async def aclose(self) -> None:
-        """Close the running event loop's client."""
+        """Let the running event loop's work finish within the grace period, and close its client."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        if client is None:
+            return
+        now = time.monotonic()
+        stop_at = now + self.settings.grace_seconds if self._stop_at is None else self._stop_at
+        await client.aclose(grace_seconds=max(0.0, stop_at - now))
 
     def _build(self) -> ImageClient:
         settings = self.settings
         max_request_bytes = int(settings.max_request_mb * MEGABYTE)
         redis = create_redis(settings)
         store = create_store(settings, redis)
+        board = _create_board(redis)
         http = create_http_client(connect_timeout_seconds=settings.connect_timeout_seconds)
-        return ImageClient(
-            policy=settings.policy,
+        work, stores = Supervisor(), Supervisor()
+        client = ImageClient(
+            policy=dataclasses.replace(settings.policy, backend=self._backend),
             intake=Intake(
                 limits=ImageLimits(max_pixels=settings.max_input_pixels, max_bytes=max_request_bytes),
                 max_request_bytes=max_request_bytes,
@@ -94,25 +133,60 @@ class Runtime:
             ),
             slots=Slots(
                 cache=ImageCache(store, ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
-                flights=Flights(create_leases(settings, redis), clock=time.monotonic),
-                attempts=self._attempts(http),
+                flights=Flights(create_leases(settings, redis), supervisor=stores, clock=time.monotonic),
+                bulkhead=Bulkhead(
+                    max_concurrency=settings.max_concurrency, queue_size=settings.queue_size, clock=time.monotonic
+                ),
+                attempts=self._attempts(http, board),
+                keepsakes=Keepsakes(clock=time.monotonic),
+                work=work,
+                stores=stores,
+                own_prices=self._own_prices,
                 max_request_bytes=max_request_bytes,
                 clock=time.monotonic,
                 wall_clock=time.time,
             ),
+            idempotency=Idempotency(
+                create_notes(settings, redis),
+                fallback=LocalNotes(clock=time.monotonic),
+                ttl_seconds=settings.idempotency_ttl_seconds,
+                clock=time.time,
+            ),
             observer=self._observer,
             timeout_seconds=settings.timeout_seconds,
-            hash_salt=settings.hash_salt.get_secret_value() if settings.hash_salt else None,
+            hash_salt=_salt(settings),
             clock=time.monotonic,
-            on_close=(http.aclose, *([redis.aclose] if redis else [])),
+            on_close=(http.aclose, *([board.aclose] if board else []), *([redis.aclose] if redis else [])),
         )
+        self._observe(client, http)
+        if self.draining:
+            client.begin_drain()
+        return client
 
-    def _attempts(self, http: httpx.AsyncClient) -> Attempts:
+    def _observe(self, client: ImageClient, http: httpx.AsyncClient) -> None:
+        from sfumato.telemetry.instrumentation import instrument  # noqa: PLC0415  # it loads OpenTelemetry
+
+        if self._export:
+            configure()
+        instrument(http)
+        self._observer.watch(client)
+
+    @property
+    def _backend(self) -> Backend:
+        """Return what requests may ask for: more than the Gemini API takes only where every account takes it."""
+        backends: set[Backend] = {account.backend for account in self.accounts}
+        if len(backends) == 1:
+            return backends.pop()
+        return "mixed" if backends else "gemini"
+
+    def _attempts(self, http: httpx.AsyncClient, board: CoolingBoard | None) -> Attempts:
         settings = self.settings
+        max_response_bytes = int(settings.max_response_mb * MEGABYTE)
         return Attempts(
-            transport=GeminiTransport(http, max_response_bytes=int(settings.max_response_mb * MEGABYTE)),
-            accounts=AccountPool(self._accounts),
+            transport=GeminiTransport(http, max_response_bytes=max_response_bytes, spool=self._spool),
+            accounts=AccountPool(self.accounts, board=board),
             retry=RetryPolicy(max_attempts=settings.max_attempts),
+            attempt_timeout_seconds=settings.attempt_timeout_seconds,
             clock=time.monotonic,
             sleep=asyncio.sleep,
             random=random.random,
@@ -124,9 +198,9 @@ def create_leases(settings: Settings, redis: RedisConnection | None) -> Leases:
 
     Args:
         settings: The configuration.
-        redis: The store's connection, whose circuit the leases then share.
+        redis: The connection over which processes coordinate, whose circuit the leases then share.
     """
-    if redis is not None:
+    if redis is not None and shares_cache(settings):
         from sfumato.engine.redis_leases import RedisLeases  # noqa: PLC0415  # an extra, loaded when it is asked for
 
         return RedisLeases(redis)
@@ -137,12 +211,52 @@ def create_leases(settings: Settings, redis: RedisConnection | None) -> Leases:
     return LocalLeases()
 
 
+def _create_observer(settings: Settings) -> Observer:
+    from sfumato.telemetry.exposition import process_exposition  # noqa: PLC0415  # it loads OpenTelemetry
+    from sfumato.telemetry.otel import OtelObserver  # noqa: PLC0415  # the same
+
+    shown = settings.admin_key is not None or settings.metrics_public
+    exposition = process_exposition() if shown else None
+    return ObserverGroup([RequestLog(), OtelObserver(exposition=exposition, hash_salt=_salt(settings))])
+
+
+def _load_prices(path: Path | None) -> Mapping[str, Prices]:
+    if path is None:
+        return {}
+    name = variable_names("prices_file")[0]
+    try:
+        return parse_prices(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"{name}: the file cannot be read ({type(error).__name__}).") from None
+
+
+def _salt(settings: Settings) -> str | None:
+    return settings.hash_salt.get_secret_value() if settings.hash_salt else None
+
+
+def _create_board(redis: RedisConnection | None) -> RedisCoolingBoard | None:
+    if redis is None:
+        return None
+    from sfumato.engine.redis_cooling import RedisCoolingBoard  # noqa: PLC0415  # an extra, loaded when it is asked for
+
+    return RedisCoolingBoard(redis)
+
+
+def create_notes(settings: Settings, redis: RedisConnection | None) -> Notes:
+    """Create what lets processes that share the configured cache know each other's ``Idempotency-Key``."""
+    if redis is not None and shares_cache(settings):
+        from sfumato.engine.redis_notes import RedisNotes  # noqa: PLC0415  # an extra, loaded when it is asked for
+
+        return RedisNotes(redis)
+    if settings.cache_enabled and settings.cache_backend == "filesystem":
+        return FileNotes(cache_directory(settings) / "notes")
+    return LocalNotes(clock=time.monotonic)
+
+
 def _refuse_unavailable(settings: Settings) -> None:
     """Refuse what this version does not do: a setting without its effect would mislead whoever set it."""
     asked = {
         "url_mode": settings.url_mode == "link",
-        "accounts_file": settings.accounts_file is not None,
-        "prices_file": settings.prices_file is not None,
     }
     for field, unavailable in asked.items():
         if unavailable:

@@ -73,7 +73,11 @@ def _thresholds(value: object) -> object:
         return value
     try:
         pairs = [item.partition("=") for item in value.split(",") if item.strip()]
-        wishes = {parse_category(c, param="category"): parse_threshold(t, param="threshold") for c, _, t in pairs}
+        # Those for pictures hold on Vertex AI only; whether an account is there is not known yet.
+        wishes = {
+            parse_category(c, param="category", backend="vertex"): parse_threshold(t, param="threshold")
+            for c, _, t in pairs
+        }
     except InvalidParameterError as error:
         raise ValueError(error.message) from None
     if len(wishes) < len(pairs):

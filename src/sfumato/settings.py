@@ -197,6 +197,9 @@ class Settings(BaseSettings):
     timeout_seconds: Number = _var(
         "GEMINI_IMAGE_TIMEOUT_SECONDS", default=300.0, doc="Overall deadline of a request.", gt=0
     )
+    attempt_timeout_seconds: Number = _var(
+        "GEMINI_IMAGE_ATTEMPT_TIMEOUT_SECONDS", default=180.0, doc="Bound of one upstream attempt.", gt=0
+    )
     connect_timeout_seconds: Number = _var(
         "GEMINI_IMAGE_CONNECT_TIMEOUT_SECONDS", default=10.0, doc="Time to connect upstream.", gt=0
     )
@@ -257,6 +260,11 @@ class Settings(BaseSettings):
         """List the API keys with their labels; GEMINI_API_KEY is labelled ``default``."""
         first = (Labelled("default", self.api_key),) if self.api_key else ()
         return first + self.api_keys
+
+    @property
+    def has_accounts(self) -> bool:
+        """Tell whether anything names an account."""
+        return bool(self.accounts or self.accounts_file)
 
     @property
     def cache_ttl(self) -> float:

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from sfumato.cache.filesystem import FilesystemStore
 from sfumato.cache.image_cache import CacheFault
+from sfumato.wire.payload import raw_bytes
 from tests.benchmarks.measuring import percentile
 from tests.benchmarks.stress_worker import BUDGET_BYTES, KEYS, MEGABYTE, is_content, open_cache
 from tests.cache.contract import sample_request
@@ -158,7 +159,7 @@ class Run:
             image = await cache.lookup(sample_request(f"prompt {number}"), 0)
             if image is not None:
                 self.figures.entries_checked += 1
-                self.figures.counts["wrong"] += not is_content(number, image.picture.raw or b"")
+                self.figures.counts["wrong"] += not is_content(number, raw_bytes(image.picture))
         self.figures.faults.update(f"{fault.operation} {fault.reason}" for fault in faults)
 
 

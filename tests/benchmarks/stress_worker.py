@@ -15,6 +15,7 @@ from pathlib import Path
 from sfumato.cache.filesystem import FilesystemStore
 from sfumato.cache.image_cache import CacheFault, ImageCache
 from sfumato.images.request import GeneratedImage, Picture
+from sfumato.wire.payload import raw_bytes
 from tests.cache.contract import sample_image, sample_request
 
 MEGABYTE = 1_000_000
@@ -94,7 +95,7 @@ class Worker:
             self.counts["lookups"] += 1
             if image is not None:
                 self.counts["hits"] += 1
-                self.counts["wrong"] += not is_content(number, image.picture.raw or b"")
+                self.counts["wrong"] += not is_content(number, raw_bytes(image.picture))
                 if len(self.lookup_seconds) < _TIMES_KEPT:
                     self.lookup_seconds.append(elapsed)
             if image is None or random.randrange(100) < _RENEWED_PERCENT:

@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 import pytest
 
-from sfumato.cache.store import Store
+from sfumato.cache.store import DamagedValueError, Store
 from sfumato.images.request import GeneratedImage, ImageRequest, Operation, Picture, Usage
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
 from sfumato.images.variants import Variant, parse_variant
-from sfumato.wire.payload import Piece, encode_base64
+from sfumato.wire.payload import Base64Text, Part, Piece, encode_base64, join
 
 CAPACITY_BYTES = 4_000_000
 # Ten of these never fit beside their keys, nine do.
@@ -66,6 +66,12 @@ async def keys_of(store: Store) -> list[str]:
     return sorted([key async for key in store.keys()])  # noqa: SIM118 - a store is no mapping
 
 
+async def content(store: Store, key: str) -> bytes | None:
+    """Read a whole value."""
+    value = await store.get(key)
+    return None if value is None else join((value,))
+
+
 @pytest.mark.anyio
 class StoreShape:
     """What holds for a store that may keep nothing."""
@@ -92,13 +98,57 @@ class StoreContract(StoreShape):
 
     @pytest.mark.parametrize(
         "value",
-        [[], [b""], [b"one"], [b"head", memoryview(b"[body]")[1:-1], b""], [b"head", TENTH]],
-        ids=["none", "empty", "one", "pieces", "large"],
+        [
+            [],
+            [b""],
+            [b"one"],
+            [b"head", memoryview(b"[body]")[1:-1], b""],
+            [b"head", TENTH],
+            [b"head", Part(b"a blob", 2, 6), b"tail"],
+            [b"head", Base64Text(TENTH), Part(memoryview(TENTH), 1, 200_000)],
+        ],
+        ids=["none", "empty", "one", "pieces", "large", "blob", "large blobs"],
     )
     async def test_pieces_come_back_as_one_value(self, store: Store, value: Sequence[Piece]) -> None:
         assert await store.set("key", value, expires_in=None)
-        assert await store.get("key") == b"".join(value)
-        assert isinstance(await store.get("key"), bytes)
+        assert await content(store, "key") == join(value)
+
+    async def test_a_large_value_is_read_in_any_order_and_outlives_its_removal(self, store: Store) -> None:
+        await put(store, "key", b"head", TENTH)
+        value = await store.get("key")
+        assert value is not None
+        await put(store, "key", b"another")
+        await store.clear()
+        assert len(value) == 4 + len(TENTH)
+        part = Part(value, 0, len(value))
+        assert part.read(4, len(value)) == TENTH
+        assert part.read(2, 7) == b"ad\0\1\2"
+        assert part.read_now(0, 4) == b"head"
+        assert part.read(len(value), len(value)) == b""
+
+    async def test_a_value_read_as_it_is_needed_is_checked_once(self, store: Store) -> None:
+        await put(store, "key", TENTH)
+        checks: list[None] = []
+
+        def refuse() -> None:
+            checks.append(None)
+            raise DamagedValueError("not good")
+
+        value = await store.get("key")
+        if isinstance(value, bytes | None):
+            return
+        with pytest.raises(DamagedValueError):
+            value.vouch(refuse)
+        assert not value.vouched
+        value.vouch(lambda: checks.append(None))
+        value.vouch(lambda: checks.append(None))
+        again = await store.get("key")
+        assert not isinstance(again, bytes | None)
+        assert (value.vouched, again.vouched, len(checks)) == (True, True, 2)
+        await put(store, "key", TENTH)
+        new = await store.get("key")
+        assert not isinstance(new, bytes | None)
+        assert not new.vouched
 
     @pytest.mark.parametrize("key", ["", "../../etc/passwd", "a/b\\c:d*e", "schlüssel 🔑", "k" * 3000, "nul\0line\n"])
     async def test_any_text_is_a_key(self, store: Store, key: str) -> None:
@@ -168,7 +218,7 @@ class StoreContract(StoreShape):
         stats = await store.stats()
         assert stats.capacity_bytes == CAPACITY_BYTES
         assert stats.entries + stats.evictions == 25
-        assert await store.get("key 24") == TENTH
+        assert await content(store, "key 24") == TENTH
         assert await store.get("key 0") is None
 
     async def test_the_least_recently_used_value_makes_room(self, store: Store, clock: Clock) -> None:
@@ -195,11 +245,11 @@ class StoreContract(StoreShape):
         seen: list[bytes | None] = []
 
         async def read() -> None:
-            seen.append(await store.get("key"))
+            seen.append(await content(store, "key"))
 
         async with anyio.create_task_group() as group:
             for value in values:
                 group.start_soon(put, store, "key", value)
                 group.start_soon(read)
-        assert await store.get("key") in values
+        assert await content(store, "key") in values
         assert all(value is None or value in values for value in seen)

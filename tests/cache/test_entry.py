@@ -1,21 +1,33 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import os
+import tracemalloc
 import zlib
 
 import msgspec
+import pybase64
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.cache.entry import DamagedEntryError, dump, load
+from sfumato.cache.entry import DamagedEntryError, EntryHeader, check_picture, dump, open_entry
 from sfumato.images.fingerprint import prompt_digest
 from sfumato.images.request import Picture
+from sfumato.wire.payload import chunks, join
 from tests.cache.contract import sample_image, sample_request
 
 
 def dumped(prompt: str = "a lighthouse", raw: bytes = b"\xff\xd8 a picture", **wish: object) -> bytes:
-    return b"".join(dump(sample_image(raw), sample_request(prompt, **wish), key="img:key", ttl_seconds=60.0))
+    return join(dump(sample_image(raw), sample_request(prompt, **wish), key="img:key", ttl_seconds=60.0))
+
+
+def load(data: bytes) -> tuple[EntryHeader, bytes]:
+    header, raw = open_entry(data)
+    check_picture(header, raw)
+    return header, join((raw,))
 
 
 def framed(header: bytes, raw: bytes = b"") -> bytes:
@@ -24,8 +36,8 @@ def framed(header: bytes, raw: bytes = b"") -> bytes:
 
 def test_a_picture_and_its_facts_come_back() -> None:
     image, request = sample_image(b"\x89PNG pixels"), sample_request(quality="hd", style="vivid", tenant="team-a")
-    header, raw = load(b"".join(dump(image, request, key="img:key", ttl_seconds=60.0)))
-    assert bytes(raw) == b"\x89PNG pixels"
+    header, raw = load(join(dump(image, request, key="img:key", ttl_seconds=60.0)))
+    assert raw == b"\x89PNG pixels"
     assert (header.key, header.created, header.ttl_seconds) == ("img:key", image.created, 60.0)
     assert (header.usage, header.price_usd) == (image.usage, image.price_usd)
     assert (header.mime_type, header.width, header.height) == ("image/jpeg", 5504, 3072)
@@ -42,9 +54,33 @@ def test_raw_bytes_are_a_piece_of_their_own_and_not_copied() -> None:
     assert pieces[1] is raw
 
 
-def test_the_picture_is_a_view_of_the_stored_bytes() -> None:
-    data = dumped()
-    assert load(data)[1].obj is data
+def test_base64_is_decoded_as_it_is_stored_and_never_held_whole() -> None:
+    raw = os.urandom(2_000_000)
+    image = sample_image(raw)
+    stored = hashlib.sha256()
+    tracemalloc.start()
+    try:
+        _, picture = dump(image, sample_request(), key="k", ttl_seconds=1.0)
+        for chunk in chunks((picture,)):
+            stored.update(chunk)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(picture), stored.digest()) == (len(raw), hashlib.sha256(raw).digest())
+    # A few steps of 256 KB; joined or decoded whole it would be 2 MB and more.
+    assert peak < 1_200_000
+
+
+@given(st.data())
+def test_a_picture_cut_anywhere_is_the_same_entry(data: st.DataObject) -> None:
+    raw = data.draw(st.binary(min_size=1, max_size=100))
+    text = pybase64.b64encode(raw)
+    cuts = sorted({0, len(text), *data.draw(st.lists(st.integers(0, len(text)), max_size=6))})
+    picture = dataclasses.replace(
+        sample_image().picture, encoded=tuple(memoryview(text)[a:b] for a, b in itertools.pairwise(cuts))
+    )
+    image = dataclasses.replace(sample_image(), picture=picture)
+    assert load(join(dump(image, sample_request(), key="k", ttl_seconds=1.0)))[1] == raw
 
 
 def test_no_text_of_the_client_is_stored() -> None:
@@ -90,6 +126,6 @@ def test_a_header_of_another_kind_is_damage(header: bytes) -> None:
 def test_another_version_is_not_read() -> None:
     header, raw = load(dumped())
     older = msgspec.json.encode(msgspec.structs.replace(header, schema=0))
-    assert load(framed(msgspec.json.encode(header), bytes(raw)))[0] == header
+    assert load(framed(msgspec.json.encode(header), raw))[0] == header
     with pytest.raises(DamagedEntryError, match="version"):
-        load(framed(older, bytes(raw)))
+        load(framed(older, raw))

@@ -13,11 +13,11 @@ import pytest
 
 from sfumato.cache.filesystem import FilesystemStore
 from sfumato.cache.image_cache import CacheFault, ImageCache
-from sfumato.cache.memory import MemoryStore
+from sfumato.cache.memory import MemoryStore, MemoryValue
 from sfumato.cache.noop import NoopStore
 from sfumato.cache.store import Store, StoreStats
 from sfumato.images.request import CacheControl, ImageRequest
-from sfumato.wire.payload import Piece
+from sfumato.wire.payload import Piece, raw_bytes
 from tests.cache.contract import Clock, keys_of, sample_image, sample_request
 
 TTL_SECONDS = 3600.0
@@ -66,7 +66,7 @@ class FaultyStore:
         if self.error is not None:
             raise self.error
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | MemoryValue | None:
         self.fail()
         return await self.held.get(key)
 
@@ -106,7 +106,7 @@ async def test_cache_hit(cache: ImageCache, clock: Clock, raw: bytes) -> None:
     clock.advance(90.5)
     hit = await cache.lookup(request, 0)
     assert hit is not None
-    assert hit.picture.raw == raw
+    assert raw_bytes(hit.picture) == raw
     assert (hit.picture.mime_type, hit.picture.width, hit.picture.height) == ("image/jpeg", 5504, 3072)
     assert (hit.slot, hit.usage, hit.price_usd, hit.created) == (0, image.usage, image.price_usd, image.created)
     assert (hit.age_seconds, hit.cost_usd) == (90.5, 0.0)

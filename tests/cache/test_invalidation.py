@@ -10,7 +10,7 @@ import pytest
 from sfumato.cache.filesystem import FilesystemStore
 from sfumato.cache.image_cache import CacheFault, CacheUnavailableError, ImageCache
 from sfumato.cache.invalidation import EVERY_ENTRY, EntryFilter, parse_filter
-from sfumato.cache.memory import MemoryStore
+from sfumato.cache.memory import MemoryStore, MemoryValue
 from sfumato.cache.store import Store
 from sfumato.errors import InvalidParameterError, ModelNotFoundError
 from sfumato.images.request import ImageRequest, Operation
@@ -53,7 +53,7 @@ class Watched(MemoryStore):
         self.running = self.most = 0
         self.error: Exception | None = None
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | MemoryValue | None:
         self.read.append(key)
         self.running += 1
         self.most = max(self.most, self.running)

@@ -34,8 +34,6 @@ README = (ROOT / "README.md").read_text()
 NOTHING = "\u2013"
 REFUSED, PARTLY, NO_EFFECT = "**Refused today.**", "**Partly refused today.**", "**No effect yet.**"
 REFUSED_VALUES: dict[str, Any] = {
-    "accounts_file": "accounts.toml",
-    "prices_file": "prices.toml",
     "url_mode": "link",
 }
 

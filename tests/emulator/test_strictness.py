@@ -353,4 +353,4 @@ json_values = st.recursive(
 @given(json_values)
 def test_any_json_is_read_or_refused(value: Any) -> None:
     with contextlib.suppress(GoogleError):
-        assert isinstance(read_message(GenerateContentRequest, value), GenerateContentRequest)
+        assert isinstance(read_message(GenerateContentRequest, value, package="p."), GenerateContentRequest)

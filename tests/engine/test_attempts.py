@@ -7,7 +7,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from sfumato.engine.attempts import Attempts
+from sfumato.engine.attempts import Attempts, Work
+from sfumato.engine.presence import Presence
 from sfumato.errors import ImageError, QuotaExhaustedError, RateLimitedError, ServiceUnavailableError
 from sfumato.images.request import Operation
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
@@ -16,6 +17,7 @@ from sfumato.telemetry.observer import Call, OperationRecord
 from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.retry import RetryPolicy
 from sfumato.upstream.transport import GeminiTransport
+from sfumato.wire.lifter import Lifted, lift
 from tests.support.clients import Recording
 
 pytestmark = pytest.mark.anyio
@@ -31,44 +33,50 @@ class Rig:
     def __init__(self, *happenings: ImageError | bytes, keys: tuple[str, ...] = ("a", "b")) -> None:
         self.seen = Recording()
         self.record = OperationRecord(call=Call(request_id="req"))
+        self.presence = Presence()
         self.used: list[str] = []
         self.after_call: Callable[[], None] = lambda: None
-        self.pool = AccountPool(Account.at(key, key, "http://test", "v1beta") for key in keys)
+        accounts = [Account.at(key, key, "http://test", "v1beta") for key in keys]
+        self.pool = AccountPool(accounts, clock=self.seen.clock, wall_clock=self.seen.wall_clock, trial_seconds=0.0)
         self._happenings = list(happenings)
         self.attempts = Attempts(
             transport=cast("GeminiTransport", self),
             accounts=self.pool,
             retry=RetryPolicy(max_attempts=3),
+            attempt_timeout_seconds=60.0,
             clock=self.seen.clock,
             sleep=self.seen.sleep,
             random=lambda: 0.5,
         )
 
-    async def generate(self, account: Account, model: str, body: Any) -> bytes:
+    async def generate(self, account: Account, model: str, body: Any, *, timeout_seconds: float) -> Lifted:
         self.used.append(account.label)
         happening = self._happenings.pop(0)
         self.after_call()
         if isinstance(happening, ImageError):
             raise happening
-        return happening
+        return lift(happening)
 
     async def run(self, *, account: Account | None = None, deadline: float = 2000.0) -> Any:
         variant = parse_variant("gemini-3-pro-image")
         assert variant
         wish = ImageWish(operation=Operation.GENERATION, variant=variant, prompt="x")
-        return await self.attempts.run(
-            resolve(wish, RequestPolicy()),
-            (b"{}",),
+        work = Work(
+            request=resolve(wish, RequestPolicy()),
             slot=0,
+            body_for=lambda _: (b"{}",),
             account=account,
             deadline=deadline,
             operation=self.seen,
             record=self.record,
+            presence=self.presence,
         )
+        paid = await self.attempts.run(work)
+        return paid.answer
 
 
 def busy(pool: AccountPool) -> int:
-    return sum(pool._running.values())
+    return sum(state.running for state in pool.states())
 
 
 async def test_accounts_are_given_back_however_it_ends() -> None:
@@ -107,7 +115,7 @@ async def test_the_last_error_knows_how_often_it_was_tried() -> None:
     assert failed.value.attempts == 3
     assert rig.record.retry_count == 2
     assert rig.record.accounts == rig.used == ["a", "b", "a"]
-    assert rig.seen.slept == [0.25, 0.5]
+    assert rig.seen.slept == [0.0, 0.5], "another account at once, the same one after a while"
 
 
 async def test_what_is_not_ours_to_translate_passes_and_frees_the_account() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from sfumato.engine.slots import Run
+from sfumato.engine.presence import Presence
+from sfumato.engine.runs import Run
 from sfumato.errors import InvalidImageError, InvalidParameterError
 from sfumato.images.request import InputImage, Operation
 from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, resolve
@@ -47,7 +48,7 @@ def masked_run(n: int) -> Run:
     wish = ImageWish(operation=Operation.EDIT, variant=variant, prompt="x", n=n)
     request = resolve(wish, RequestPolicy(), InputImages((inspected(ORIGINAL),), inspected(MASK)))
     record = OperationRecord(call=Call(request_id="req_test"), operation="edit", model=None, tenant=None)
-    return Run(request, Recording(), record, None, deadline=2000.0)
+    return Run(request, Recording(), record, caller="tests", account=None, deadline=2000.0, presence=Presence())
 
 
 @asynccontextmanager

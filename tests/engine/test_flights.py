@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from sfumato.engine.coordination import Lease, LocalLeases
 from sfumato.engine.flights import Flight, Flights
+from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import DeadlineError, ImageError, RateLimitedError, SafetyBlockedError
 from sfumato.images.request import CacheStatus, GeneratedImage, Picture, Usage
 from tests.conftest import Emulator
@@ -20,11 +22,14 @@ class Bay:
     """One key's pictures: what was made, what is stored, and when a maker may finish."""
 
     def __init__(self, leases: Any = None, *, patience: float = 60.0) -> None:
-        self.flights = Flights(leases or LocalLeases(), clock=lambda: 0.0)
+        self.supervisor = Supervisor()
+        self.flights = Flights(leases or LocalLeases(), supervisor=self.supervisor, clock=lambda: 0.0)
         self.patience = patience
         self.made = 0
         self.stored: GeneratedImage | None = None
         self.finish = asyncio.Event()
+        self.may_store = asyncio.Event()
+        self.may_store.set()
         self.errors: list[ImageError] = []
 
     def image(self, *, age_seconds: float | None = None) -> GeneratedImage:
@@ -39,8 +44,11 @@ class Bay:
         await self.finish.wait()
         if self.errors:
             raise self.errors.pop(0)
-        self.stored = self.image(age_seconds=1.0)
         return self.image()
+
+    async def keep(self, image: GeneratedImage) -> None:
+        await self.may_store.wait()
+        self.stored = dataclasses.replace(image, age_seconds=1.0)
 
     def start(self, *, slot: int = 0, is_private: Callable[[ImageError], bool] | None = None) -> asyncio.Task[Any]:
         flight = Flight(
@@ -49,6 +57,8 @@ class Bay:
             deadline=self.patience * 2,
             find=self.find,
             make=self.make,
+            keep=self.keep,
+            joined=lambda: None,
             is_private=is_private or (lambda error: isinstance(error, DeadlineError)),
         )
         return asyncio.create_task(self.flights.fly(flight))

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from sfumato.images.fingerprint import fingerprint, prompt_digest
 from sfumato.images.request import CacheControl, ImageRequest, ImageSource, InputImage, Operation
 from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, SafetyWish, resolve
-from sfumato.images.safety import CLASSIC_CATEGORIES, Threshold
+from sfumato.images.safety import CLASSIC_CATEGORIES, IMAGE_CATEGORIES, Method, Threshold
 from sfumato.images.variants import parse_variant
 
 QUIET = RequestPolicy(phrases=False)
+VERTEX = RequestPolicy(backend="vertex")
 
 
 def picture(text: str, *, mime_type: str = "image/png", size: tuple[int, int] = (64, 64)) -> InputImage:
@@ -83,6 +84,12 @@ EQUAL: dict[str, list[ImageRequest]] = {
     ],
     "the case of a style": [asked(style="VIVID"), asked(style="vivid")],
     "compression without effect": [asked(output_format="png"), asked(output_format="png", output_compression=100)],
+    "what Vertex AI and the Gemini API do alike": [
+        asked(),
+        asked(policy=VERTEX),
+        asked(policy=RequestPolicy(backend="mixed")),
+        asked(policy=VERTEX, safety=SafetyWish(methods={CLASSIC_CATEGORIES[0]: Method.PROBABILITY})),
+    ],
     "who asks, and how the answer is sent": [
         asked(),
         asked(response_format="url"),
@@ -119,8 +126,16 @@ def test_anything_that_shapes_the_picture_parts_the_keys() -> None:
         asked(safety=SafetyWish(threshold=Threshold.BLOCK_ONLY_HIGH)),
         asked(safety=SafetyWish(exceptions={CLASSIC_CATEGORIES[0]: Threshold.BLOCK_ONLY_HIGH})),
         asked(safety=SafetyWish(exceptions={CLASSIC_CATEGORIES[1]: Threshold.BLOCK_ONLY_HIGH})),
-        asked(person_generation="ALLOW_ALL", policy=RequestPolicy(backend="vertex")),
-        asked(person_generation="ALLOW_NONE", policy=RequestPolicy(backend="vertex")),
+        asked(person_generation="ALLOW_ALL", policy=VERTEX),
+        asked(person_generation="ALLOW_NONE", policy=VERTEX),
+        asked(prominent_people="BLOCK_PROMINENT_PEOPLE", policy=VERTEX),
+        # A filter on pictures that the Gemini API has not.
+        asked(safety=SafetyWish(threshold=Threshold.BLOCK_ONLY_HIGH), policy=VERTEX),
+        asked(safety=SafetyWish(exceptions={IMAGE_CATEGORIES[0]: Threshold.BLOCK_ONLY_HIGH}), policy=VERTEX),
+        asked(safety=SafetyWish(exceptions={IMAGE_CATEGORIES[1]: Threshold.BLOCK_ONLY_HIGH}), policy=VERTEX),
+        asked(safety=SafetyWish(exceptions={IMAGE_CATEGORIES[1]: Threshold.BLOCK_NONE}), policy=VERTEX),
+        asked(safety=SafetyWish(methods={CLASSIC_CATEGORIES[0]: Method.SEVERITY}), policy=VERTEX),
+        asked(safety=SafetyWish(methods={CLASSIC_CATEGORIES[1]: Method.SEVERITY}), policy=VERTEX),
         asked(output_format="png"),
         asked(output_format="jpeg"),
         asked(output_format="jpeg", output_compression=50),
@@ -139,6 +154,12 @@ def test_anything_that_shapes_the_picture_parts_the_keys() -> None:
     assert len(set(keys)) == len(keys)
     digests = {key.split(":")[4] for key in keys}
     assert len(digests) == len(keys)
+
+
+def test_a_plain_request_s_key_is_what_it_was() -> None:
+    """Or every cache is lost with an update: keys as version 0.1.0 made them."""
+    digest = "adf334945469bebe167a4b39bf7843c95a86c4f1862747111a26679e4fe61e7c"
+    assert fingerprint(asked()) == f"img:gemini-3-pro-image:-:-:{digest}:0"
 
 
 def test_each_slot_is_an_entry_of_its_own() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sfumato.errors import ImageError, InvalidImageError, InvalidParameterError, MissingPromptError
+from sfumato.images.people import PEOPLE
 from sfumato.images.prompts import HD_PHRASE, STYLE_PHRASES
 from sfumato.images.request import CacheControl, ImageRequest, ImageSource, InputImage, Operation
 from sfumato.images.resolution import (
@@ -16,7 +17,7 @@ from sfumato.images.resolution import (
     resolve,
     with_defaults,
 )
-from sfumato.images.safety import CLASSIC_CATEGORIES, Threshold
+from sfumato.images.safety import CLASSIC_CATEGORIES, IMAGE_CATEGORIES, Backend, Method, Threshold
 from sfumato.images.variants import parse_variant
 
 T = Threshold
@@ -82,10 +83,45 @@ def test_every_slot_s_seed_must_fit(seed: int, n: int) -> None:
     assert ask(seed=0).seed == 0
 
 
-def test_person_generation_is_for_vertex() -> None:
-    assert refused(InvalidParameterError, person_generation="ALLOW_ALL").param == "person_generation"
-    vertex = RequestPolicy(backend="vertex")
-    assert ask(person_generation="ALLOW_ALL", policy=vertex).person_generation == "ALLOW_ALL"
+VERTEX = RequestPolicy(backend="vertex")
+
+
+@pytest.mark.parametrize(("param", "words"), PEOPLE.items())
+def test_words_on_people_are_for_vertex(param: str, words: tuple[str, ...]) -> None:
+    for word in words:
+        said: dict[str, Any] = {param: f" {word.lower()}"}
+        assert getattr(ask(policy=VERTEX, **said), param) == word
+        elsewhere: tuple[Backend, ...] = ("gemini", "mixed")
+        for backend in elsewhere:
+            error = refused(InvalidParameterError, policy=RequestPolicy(backend=backend), **{param: word})
+            assert error.param == param
+            assert "Vertex AI" in error.message
+    error = refused(InvalidParameterError, policy=VERTEX, **{param: "SOME"})
+    assert error.param == param
+    assert words[0] in error.message
+
+
+@pytest.mark.parametrize("backend", ["gemini", "mixed"])
+@pytest.mark.parametrize(
+    ("wish", "what"),
+    [
+        (SafetyWish(exceptions={IMAGE_CATEGORIES[0]: T.BLOCK_ONLY_HIGH}), IMAGE_CATEGORIES[0]),
+        (SafetyWish(methods={HARASSMENT: Method.SEVERITY}), "a method"),
+    ],
+)
+def test_what_vertex_alone_knows_of_safety_is_refused_elsewhere(backend: Backend, wish: SafetyWish, what: str) -> None:
+    error = refused(InvalidParameterError, policy=RequestPolicy(backend=backend), safety=wish)
+    assert error.param == "safety_settings"
+    assert what in error.message
+    safety = ask(policy=VERTEX, safety=wish).safety
+    assert (dict(safety.exceptions), dict(safety.methods)) == (wish.exceptions, wish.methods)
+
+
+def test_the_operator_s_categories_for_pictures_hold_where_a_request_may_reach_vertex() -> None:
+    backends: tuple[Backend, ...] = ("gemini", "mixed", "vertex")
+    single = {IMAGE_CATEGORIES[0]: T.BLOCK_ONLY_HIGH}
+    found = [ask(policy=RequestPolicy(backend=b, safety_exceptions=single)).safety.exceptions for b in backends]
+    assert found == [(), tuple(single.items()), tuple(single.items())]
 
 
 @pytest.mark.parametrize(
@@ -249,9 +285,14 @@ def completed(base: ImageWish, model: str = "gemini-3-pro-image", **fields: Any)
 
 def test_defaults_stand_under_what_was_asked() -> None:
     default: dict[str, Any] = {"n": 2, "size": "2048x2048", "style": "vivid", "seed": 4, "response_format": "url"}
-    default |= {"user": "op", "person_generation": "ALLOW_ALL", "cache_control": CacheControl(no_store=True)}
+    default |= {
+        "user": "op",
+        "person_generation": "ALLOW_ALL",
+        "prominent_people": "a",
+        "cache_control": CacheControl(no_store=True),
+    }
     said: dict[str, Any] = {"n": 1, "size": "1024x1024", "style": "natural", "seed": 0, "response_format": "b64_json"}
-    said |= {"user": "me", "person_generation": "ALLOW_ADULT", "cache_control": CacheControl()}
+    said |= {"user": "me", "person_generation": "ALLOW_ADULT", "prominent_people": "b", "cache_control": CacheControl()}
 
     assert completed(wished(**default)) == wished(**default)
     assert completed(wished(**default), **said) == wished(**said)

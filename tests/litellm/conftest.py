@@ -15,14 +15,18 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 
-from sfumato.litellm.custom_llm import GeminiImageLLM, install
+from sfumato.litellm.custom_llm import GeminiImageLLM
+from sfumato.litellm.installation import install
 from sfumato.runtime import Runtime
 from sfumato.settings import load_settings
 from tests.conftest import Emulator
 from tests.support import samples
-from tests.support.proxy import Proxy
+from tests.support.other_provider import create_other_provider
+from tests.support.proxy import Proxy, assisted_config, running_proxy
+from tests.support.servers import serving
 
 PROXY_MODEL = "gemini-3-pro-image"
+ADMIN_KEY = "admin-key-1234"
 SDK_MODEL = f"gemini-image/{PROXY_MODEL}"
 
 
@@ -39,6 +43,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def picture() -> bytes:
     return samples.encoded(samples.noise(64, 48))
+
+
+@pytest.fixture(scope="session")
+def other_provider() -> Iterator[str]:
+    """The address of another provider."""
+    with serving(create_other_provider()) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def assisted(
+    emulator_server: Emulator, other_provider: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """A LiteLLM proxy with the middleware in front, as `sfumato proxy` runs it."""
+    config = assisted_config(emulator_server.url, other_provider)
+    directory = tmp_path_factory.mktemp("assisted")
+    environment = {"GEMINI_IMAGE_ADMIN_KEY": ADMIN_KEY}
+    with running_proxy(
+        emulator_server.url, directory, way="command", config=config, environment=environment
+    ) as running:
+        yield running
 
 
 async def sdk_generate(prompt: str = "A fox", **options: Any) -> Any:

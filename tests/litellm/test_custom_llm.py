@@ -15,8 +15,9 @@ from litellm import exceptions
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.router import Router
 
-from sfumato.litellm.custom_llm import GeminiImageLLM, install
+from sfumato.litellm.custom_llm import GeminiImageLLM
 from sfumato.litellm.hooks import HEADERS_KEY
+from sfumato.litellm.installation import install
 from sfumato.litellm.params import PRIVATE_KEY
 from sfumato.runtime import Runtime
 from sfumato.settings import load_settings

@@ -11,7 +11,8 @@ from litellm import exceptions
 
 import sfumato.litellm
 from sfumato.errors import ConfigurationError
-from sfumato.litellm.custom_llm import GeminiImageLLM, install
+from sfumato.litellm.custom_llm import GeminiImageLLM
+from sfumato.litellm.installation import install
 from tests.conftest import Emulator
 from tests.litellm.conftest import SDK_MODEL as MODEL
 

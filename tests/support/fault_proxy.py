@@ -1,13 +1,33 @@
-"""A TCP proxy that delays, stalls and cuts, for what a network does to a store."""
+"""A TCP proxy that delays, stalls and cuts, for what a network does to a store or to an API."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 _READ_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """How one connection's answer breaks.
+
+    Attributes:
+        how: ``close`` ends the connection, ``reset`` resets it, ``stall`` sends no more and leaves it open.
+        after_bytes: How much of the answer is forwarded before.
+        instead: Sent in place of the answer's first bytes.
+    """
+
+    how: Literal["close", "reset", "stall"]
+    after_bytes: int = 0
+    instead: bytes = b""
 
 
 class FaultProxy:
@@ -21,6 +41,7 @@ class FaultProxy:
         delay_seconds: Before each piece is forwarded, in either direction.
         stall_after_bytes: Forward so many bytes of answers from now on, then nothing.
         accepted: Connections so far.
+        breaks: For the next answers, in the order in which they begin; one each.
     """
 
     def __init__(self, port: int) -> None:
@@ -29,9 +50,15 @@ class FaultProxy:
         self.delay_seconds = 0.0
         self.stall_after_bytes: int | None = None
         self.accepted = 0
+        self.breaks: deque[Break] = deque()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def connected(self) -> int:
+        """Return how many connections there are."""
+        return len(self._writers) // 2
 
     def stall(self) -> None:
         """Take connections and bytes, forward nothing."""
@@ -56,24 +83,54 @@ class FaultProxy:
             writer.transport.abort()
             return
         self._writers |= {writer, back_writer}
+        left = asyncio.Event()
         try:
-            await asyncio.gather(self._pump(reader, back_writer), self._pump(back_reader, writer, answers=True))
+            await asyncio.gather(self._ask(reader, back_writer, left), self._answer(back_reader, writer, left))
         finally:
             self._writers -= {writer, back_writer}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_READ_BYTES):
-                if self.delay_seconds:
-                    await asyncio.sleep(self.delay_seconds)
-                if answers and self.stall_after_bytes is not None:
+                await self._forward(data, writer)
+        left.set()
+        writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_READ_BYTES):
+                if self.breaks:
+                    await _break(self.breaks.popleft(), data, reader, writer, left)
+                    break
+                if self.stall_after_bytes is not None:
                     self.stall_after_bytes -= len(data)
                     if self.stall_after_bytes < 0:
                         self.stall()
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
+                await self._forward(data, writer)
         writer.transport.abort()
+
+    async def _forward(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
+        await self._flowing.wait()
+        writer.write(data)
+        await writer.drain()
+
+
+async def _break(
+    fault: Break, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event
+) -> None:
+    """Send the beginning of an answer, then break it; return when the connection is to end."""
+    writer.transport.set_write_buffer_limits(0)
+    while len(data) < fault.after_bytes and (more := await reader.read(_READ_BYTES)):
+        data += more
+    writer.write(fault.instead + data[: fault.after_bytes])
+    await writer.drain()
+    if fault.how == "stall":
+        await left.wait()
+    elif fault.how == "reset":
+        plug: socket.socket = writer.get_extra_info("socket")
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from sfumato.images.request import ImageRequest, Operation
 from sfumato.images.safety import Safety
 from sfumato.images.variants import Variant
 from sfumato.telemetry.logs import LOGGER_NAME, RequestLog, log_fields
-from sfumato.telemetry.observer import Call, OperationRecord, observed
+from sfumato.telemetry.observer import Call, OperationRecord, begin, followed
 
 # Requirements, section 8.
 FIELDS = {
@@ -147,7 +147,7 @@ def test_no_text_of_the_client_s_reaches_the_log(error: Exception | None, caplog
     made = record()
 
     def work() -> None:
-        with observed(RequestLog(), made, clock=lambda: 0.0):
+        with followed(begin(RequestLog(), made), made, clock=lambda: 0.0):
             made.describe_request(request, salt=None)
             if error is not None:
                 raise error

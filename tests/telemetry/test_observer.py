@@ -28,12 +28,16 @@ from sfumato.images.variants import Variant
 from sfumato.telemetry.observer import (
     Call,
     NullObserver,
+    Observer,
     ObserverGroup,
     OperationRecord,
     Step,
-    observed,
+    begin,
+    followed,
     private_hash,
 )
+from sfumato.telemetry.observer import Operation as Followed
+from sfumato.telemetry.vitals import Vitals
 
 CANARY = "canary-9f3"
 REQUEST = ImageRequest(
@@ -74,6 +78,9 @@ class Recorder:
         self.events.append(f"{self.name}begin")
         return _Recording(self, record)
 
+    def watch(self, vitals: Vitals) -> None:
+        self.events.append(f"{self.name}watch")
+
 
 class _Recording:
     def __init__(self, recorder: Recorder, record: OperationRecord) -> None:
@@ -108,7 +115,7 @@ def run(error: BaseException | None = None) -> OperationRecord:
     clock, recorder, made = Clock(), Recorder(), record()
 
     def work() -> None:
-        with observed(recorder, made, clock=clock):
+        with followed(begin(recorder, made), made, clock=clock):
             clock.now += 2.0
             if error is not None:
                 raise error
@@ -153,21 +160,25 @@ def test_a_client_that_left(error: BaseException) -> None:
 
 def test_retries_that_were_counted_are_not_lost() -> None:
     made = record()
-    with pytest.raises(NoImageError), observed(NullObserver(), made, clock=Clock()):  # noqa: PT012  # two statements
+    with pytest.raises(NoImageError), watched(NullObserver(), made):  # noqa: PT012  # two statements
         made.retry_count = 5
         raise NoImageError("m")
     assert made.retry_count == 5
 
 
+def watched(observer: Observer, made: OperationRecord) -> AbstractContextManager[Followed]:
+    return followed(begin(observer, made), made, clock=Clock())
+
+
 def test_the_null_observer_looks_at_nothing() -> None:
-    with observed(NullObserver(), record(), clock=Clock()) as operation, operation.step(Step(name="attempt")):
+    with watched(NullObserver(), record()) as operation, operation.step(Step(name="attempt")):
         operation.retry(NoImageError("m"), attempt=1, delay_seconds=0.0)
 
 
 def test_a_group_tells_everyone_and_closes_in_the_opposite_order() -> None:
     events: list[str] = []
     group = ObserverGroup([Recorder("a ", events), Recorder("b ", events)])
-    with observed(group, record(), clock=Clock()) as operation:
+    with watched(group, record()) as operation:
         with operation.step(Step(name="attempt")):
             events.append("work")
         operation.retry(NoImageError("m"), attempt=1, delay_seconds=0.5)
@@ -195,7 +206,7 @@ def test_a_group_closes_steps_that_fail() -> None:
 
 
 def test_an_empty_group_is_nobody() -> None:
-    with observed(ObserverGroup([]), record(), clock=Clock()) as operation, operation.step(Step(name="attempt")):
+    with watched(ObserverGroup([]), record()) as operation, operation.step(Step(name="attempt")):
         operation.retry(NoImageError("m"), attempt=1, delay_seconds=0.0)
 
 
@@ -235,7 +246,7 @@ def test_what_came_of_it_is_described() -> None:
     made = record()
     made.describe_result(result)
     assert (made.images, made.failure_codes, made.retry_count, made.cache) == (2, ["IMG_NO_IMAGE"], 4, "partial")
-    assert (made.cost_usd, made.savings_usd, made.usage.total_tokens) == (0.25, 0.25, 18)
+    assert (made.savings_usd, made.usage.total_tokens, made.fresh_usage.total_tokens) == (0.25, 18, 9)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

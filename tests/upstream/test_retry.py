@@ -29,6 +29,7 @@ from sfumato.errors import (
     leaves,
 )
 from sfumato.upstream.retry import RetryPolicy
+from sfumato.wire.gemini_errors import parse_error
 
 ANOTHER_ACCOUNT = (RateLimitedError, QuotaExhaustedError, UpstreamAuthError)
 BACKOFF = (ServiceUnavailableError, UpstreamFailureError, NetworkError, DeadlineError)
@@ -85,6 +86,26 @@ def test_passing_faults_wait_longer_each_time(kind: type[ImageError]) -> None:
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0, 20.0]
     assert delay(kind("m"), jitter=0.0) == 0.0
     assert delay(kind("m", retryable=False)) is None
+
+
+@pytest.mark.parametrize("kind", [*BACKOFF, NoImageError])
+def test_another_account_takes_over_at_once_and_then_the_backoff_begins(kind: type[ImageError]) -> None:
+    """The second account that meets it tells that the fault is not the account's."""
+    for told in (None, 37.5):
+        error = kind("m", reason="NO_IMAGE", retry_after=told)
+        assert delay(error, other_account=True) == 0.0
+        assert delay(error, other_account=True, remaining=0.0) is None
+        if kind is not NoImageError:
+            assert delay(error, other_account=True, attempt=2) == (told or 0.5)
+
+
+@pytest.mark.parametrize(
+    ("status", "again"),
+    [(400, False), (402, False), (403, False), (404, False), (408, True), (413, False), (429, False)]
+    + [(status, True) for status in (500, 502, 503, 504)],
+)
+def test_googles_statuses_are_tried_again_on_the_same_account_or_not(status: int, again: bool) -> None:  # noqa: FBT001  # a column
+    assert (delay(parse_error(status, b"{}")) is not None) == again
 
 
 def test_google_s_own_delay_comes_first() -> None:

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import httpx
 import pybase64
 import pytest
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 
 from sfumato.emulator import EmulatorOptions, create_emulator
@@ -25,8 +32,11 @@ from sfumato.errors import (
     UpstreamFailureError,
 )
 from sfumato.upstream.accounts import Account
+from sfumato.upstream.spool import Spool
 from sfumato.upstream.transport import GeminiTransport, create_http_client
 from sfumato.wire.gemini import parse_response
+from sfumato.wire.lifter import Lifted, lift
+from sfumato.wire.payload import join
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +79,7 @@ def made(kind: type[BaseException]) -> BaseException:
 
 async def generate(
     handler: Callable[[httpx.Request], Any], *, max_response_bytes: int = 1000, account: Account = ACCOUNT
-) -> bytearray:
+) -> Lifted:
     async with httpx.AsyncClient(transport=httpx.MockTransport(handler), follow_redirects=False) as client:
         transport = GeminiTransport(client, max_response_bytes=max_response_bytes)
         return await transport.generate(account, MODEL, BODY)
@@ -104,7 +114,7 @@ async def test_the_body_goes_out_whole_with_its_length_and_the_key_in_its_header
         await request.aread()
         return httpx.Response(200, content=b"{}")
 
-    assert await generate(handler) == b"{}"
+    assert await generate(handler) == lift(b"{}")
     (request,) = seen
     assert str(request.url) == f"{BASE}/v1beta/models/{MODEL}:generateContent"
     assert request.method == "POST"
@@ -125,7 +135,7 @@ async def test_a_picture_comes_from_the_emulator() -> None:
         transport = GeminiTransport(client, max_response_bytes=10_000_000)
         account = Account.at("mine", KEY, "http://emulator/v1beta", "v1")
         answer = parse_response(await transport.generate(account, MODEL, BODY))
-    picture = Image.open(io.BytesIO(pybase64.b64decode(b"".join(answer.encoded))))
+    picture = Image.open(io.BytesIO(pybase64.b64decode(join(answer.encoded))))
     assert (picture.format, picture.size) == ("JPEG", (1376, 768))
     assert answer.usage.output_image_tokens == 1120
 
@@ -219,7 +229,7 @@ async def test_the_answer_is_bounded() -> None:
     def handler(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, content=b"x" * 1000)
 
-    assert len(await generate(handler, max_response_bytes=1000)) == 1000
+    assert (await generate(handler, max_response_bytes=1000)).skeleton == b"x" * 1000
     error = await failed(handler, max_response_bytes=999)
     assert (type(error), error.retryable) == (UpstreamFailureError, False)
 
@@ -278,7 +288,7 @@ async def answering(answer: bytes, *, read: bool = True) -> AsyncIterator[tuple[
         yield f"http://{host}:{port}", received
 
 
-async def over_a_socket(base: str) -> bytearray:
+async def over_a_socket(base: str) -> Lifted:
     async with create_http_client(connect_timeout_seconds=5) as client:
         transport = GeminiTransport(client, max_response_bytes=1000)
         return await transport.generate(Account.at("mine", KEY, base, "v1beta"), MODEL, BODY)
@@ -286,7 +296,7 @@ async def over_a_socket(base: str) -> bytearray:
 
 async def test_the_real_client_sends_the_length_and_reads_the_answer() -> None:
     async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as (base, received):
-        assert await over_a_socket(base) == b"{}"
+        assert await over_a_socket(base) == lift(b"{}")
     (raw,) = received
     head, _, body = raw.partition(b"\r\n\r\n")
     assert json.loads(body)["contents"][0]["parts"][0]["text"] == "a cat"
@@ -327,4 +337,289 @@ async def test_the_client_trusts_no_proxy_variables_and_waits_for_pictures(monke
         assert client.follow_redirects is False
         assert client.trust_env is False
     async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as (base, _):
-        assert await over_a_socket(base) == b"{}"
+        assert await over_a_socket(base) == lift(b"{}")
+
+
+# --- time ---
+
+
+class Upstream:
+    """A server on a socket that does with each connection what it is told, and knows who is connected."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.heads: list[bytes] = []
+        self.connections = 0
+        self.others = asyncio.all_tasks()
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.act: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] = well
+        self.asked = asyncio.Event()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.add(writer)
+        try:
+            while not reader.at_eof():
+                self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+                self.asked.set()
+                await self.act(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass
+        finally:
+            self.writers.discard(writer)
+            writer.close()
+
+    async def abandoned(self) -> None:
+        """Wait until nobody is connected and nothing runs but what waits here."""
+        async with asyncio.timeout(5):
+            while self.writers or asyncio.all_tasks() > self.others:  # noqa: ASYNC110  # the loop has no event for it
+                await asyncio.sleep(0)
+
+
+async def well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(BODY_BYTES)
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"data":"')
+    await silent(reader, writer)
+
+
+async def half_an_error(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b'HTTP/1.1 503 Busy\r\ncontent-length: 100\r\n\r\n{"error":')
+    await silent(reader, writer)
+
+
+async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+    writer.close()
+
+
+async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n" + b"x" * 2000)
+    await silent(reader, writer)
+
+
+async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer before the request is read, as Google does when it has too much to do."""
+    writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\n{}")
+    await writer.wait_closed()
+
+
+BODY_BYTES = sum(map(len, BODY))
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[Upstream]:
+    served = Upstream()
+    server = await asyncio.start_server(served.handle, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    served.url = f"http://{host}:{port}"
+    try:
+        yield served
+    finally:
+        server.close()
+        for writer in served.writers:
+            writer.transport.abort()
+        await server.wait_closed()
+
+
+def over(client: httpx.AsyncClient, served: Upstream, **options: Any) -> Coroutine[Any, Any, Lifted]:
+    body = options.pop("body", BODY)
+    transport = GeminiTransport(client, max_response_bytes=1000, stall_seconds=options.pop("stall_seconds", 30.0))
+    return transport.generate(Account.at("mine", KEY, served.url, "v1beta"), MODEL, body, **options)
+
+
+def own_client() -> httpx.AsyncClient:
+    return create_http_client(connect_timeout_seconds=5)
+
+
+def other_client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=None, trust_env=False)  # noqa: S113  # the attempt's bound is tested
+
+
+CLIENTS = pytest.mark.parametrize("create", [own_client, other_client])
+
+
+@CLIENTS
+@pytest.mark.parametrize("act", [silent, half, half_an_error])
+async def test_an_attempt_has_a_bound(create: Callable[[], httpx.AsyncClient], act: Any) -> None:
+    async with upstream() as served, create() as client:
+        served.act = act
+        with pytest.raises(DeadlineError) as caught:
+            await over(client, served, timeout_seconds=0.05)
+        assert (caught.value.reason, caught.value.retryable) == ("attempt_timeout", True)
+        await served.abandoned()
+
+
+@CLIENTS
+@pytest.mark.parametrize("act", [half, half_an_error])
+async def test_an_answer_that_has_begun_may_not_pause_for_long(
+    create: Callable[[], httpx.AsyncClient], act: Any
+) -> None:
+    async with upstream() as served, create() as client:
+        served.act = act
+        with pytest.raises(DeadlineError) as caught:
+            await over(client, served, timeout_seconds=60, stall_seconds=0.05)
+        assert (caught.value.reason, caught.value.retryable) == ("stalled", True)
+        await served.abandoned()
+
+
+async def test_a_picture_that_has_not_begun_does_not_stall() -> None:
+    """It takes minutes to make one, and nothing is sent meanwhile."""
+    async with upstream() as served, own_client() as client:
+        served.act = silent
+        with pytest.raises(DeadlineError) as caught:
+            await over(client, served, timeout_seconds=0.2, stall_seconds=0.01)
+        assert caught.value.reason == "attempt_timeout"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(60, b"60"), (0.2, b"1"), (12.01, b"13"), (None, None)])
+async def test_google_is_told_how_long_anybody_waits(seconds: float | None, told: bytes | None) -> None:
+    async with upstream() as served, own_client() as client:
+        await over(client, served, timeout_seconds=seconds)
+    fields = dict(line.split(b": ", 1) for line in served.heads[0].lower().split(b"\r\n")[1:] if line)
+    assert fields.get(b"x-server-timeout") == told
+
+
+async def test_a_server_that_cannot_be_reached_in_time_is_a_network_error() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        host, port = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)  # noqa: FBT003  # its own signature
+            one.connect_ex((host, port))
+        async with create_http_client(connect_timeout_seconds=0.05) as client:
+            transport = GeminiTransport(client, max_response_bytes=1000)
+            with pytest.raises(NetworkError) as caught:
+                await transport.generate(Account.at("mine", KEY, f"http://{host}:{port}", "v1"), MODEL, BODY)
+        for one in waiting:
+            one.close()
+    assert (caught.value.reason, caught.value.retryable) == ("ConnectionTimeoutError", True)
+
+
+# --- what is left behind ---
+
+
+@CLIENTS
+@pytest.mark.parametrize(
+    ("act", "kind", "options"),
+    [
+        (silent, DeadlineError, {"timeout_seconds": 0.05}),
+        (half, DeadlineError, {"stall_seconds": 0.05}),
+        (cut, NetworkError, {}),
+        (too_much, UpstreamFailureError, {}),
+    ],
+    ids=["silent", "half", "cut", "too much"],
+)
+async def test_a_fault_leaves_no_connection_and_no_task_behind(
+    create: Callable[[], httpx.AsyncClient], act: Any, kind: type[ImageError], options: dict[str, Any]
+) -> None:
+    async with upstream() as served, create() as client:
+        served.act = act
+        with pytest.raises(kind):
+            await over(client, served, **options)
+        await served.abandoned()
+        served.act = well
+        assert await over(client, served) == lift(b"{}")
+        assert served.connections == 2
+
+
+async def test_a_refusal_in_the_middle_of_a_request_ends_the_sending() -> None:
+    async with upstream() as served, own_client() as client:
+        served.act = refused
+        with pytest.raises(ServiceUnavailableError):
+            await over(client, served, body=(b"x" * 1_000_000,) * 16)
+        for writer in served.writers:
+            writer.transport.abort()
+        await served.abandoned()
+        served.act = well
+        assert await over(client, served) == lift(b"{}")
+        assert served.connections == 2
+
+
+async def test_a_cancelled_call_closes_its_connection() -> None:
+    async with upstream() as served, own_client() as client:
+        served.act = half
+        call = asyncio.create_task(over(client, served))
+        await served.asked.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await served.abandoned()
+
+
+async def test_connections_are_used_again() -> None:
+    async with upstream() as served, own_client() as client:
+        for _ in range(3):
+            await over(client, served)
+        assert (served.connections, len(served.heads)) == (1, 3)
+
+
+async def test_an_answer_past_the_budget_is_spooled(tmp_path: Path) -> None:
+    text = b"A" * 4_000_000
+    spool = Spool(tmp_path, after_bytes=0)
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        parts = (b'{"data":"', *(text[start : start + 100_000] for start in range(0, len(text), 100_000)), b'"}')
+        return httpx.Response(200, stream=Parts(parts))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
+        transport = GeminiTransport(client, max_response_bytes=10_000_000, spool=spool)
+        (string,) = (await transport.generate(ACCOUNT, MODEL, BODY)).strings
+    assert any(not isinstance(piece, bytes | memoryview) for piece in string.pieces)
+    assert spool.held_bytes < 2_000_000
+    assert join(string.pieces) == text
+    del string
+    assert spool.held_bytes == 0
+
+
+async def test_an_answer_that_is_compressed_all_the_same_is_read() -> None:
+    zipped = gzip.compress(b'{"a":"b"}')
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=Parts((zipped[:5], zipped[5:])))
+
+    assert (await generate(handler)).skeleton == b'{"a":"b"}'
+
+
+async def test_an_answer_of_small_things_without_end_is_refused() -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Parts((b"[1,2]" * 100_000,) * 100))
+
+    error = await failed(handler, max_response_bytes=1_000_000_000)
+    assert (type(error), error.retryable) == (UpstreamFailureError, False)
+
+
+class Parts(httpx.AsyncByteStream):
+    """A body in parts."""
+
+    def __init__(self, parts: tuple[bytes, ...]) -> None:
+        self._parts = parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self._parts:
+            yield part
+
+
+async def test_the_client_can_be_instrumented() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with upstream() as served, own_client() as client:
+        HTTPXClientInstrumentor().instrument_client(client, tracer_provider=provider)
+        await over(client, served)
+        served.act = cut
+        with pytest.raises(NetworkError):
+            await over(client, served)
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["POST", "POST"]
+    assert b"traceparent" in served.heads[0].lower()
+    assert KEY not in "".join(span.to_json() for span in spans)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from itertools import product
 from typing import Any
 
@@ -14,11 +15,12 @@ from sfumato.errors import ImageError, NoImageError, SafetyBlockedError, Upstrea
 from sfumato.images.models import FAMILIES
 from sfumato.images.prompts import MASK_INSTRUCTION
 from sfumato.images.request import ImageRequest, InputImage, Operation, Usage
-from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, resolve
-from sfumato.images.safety import CLASSIC_CATEGORIES, Threshold
+from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, SafetyWish, resolve
+from sfumato.images.safety import CLASSIC_CATEGORIES, IMAGE_CATEGORIES, Method, Threshold
 from sfumato.images.variants import Variant, list_variants, parse_variant
-from sfumato.wire.gemini import Answer, build_request, parse_response
-from sfumato.wire.payload import Piece, Pieces
+from sfumato.wire.gemini import Answer, build_request, makes_format, parse_response
+from sfumato.wire.lifter import Lifter, lift
+from sfumato.wire.payload import Piece, Pieces, join
 
 PICTURE = "/9j/4AAQSkZJRg=="
 IMAGE = {"inlineData": {"mimeType": "image/jpeg", "data": PICTURE}}
@@ -42,12 +44,14 @@ def asked(
     return resolve(ImageWish(operation=operation, variant=variant, **wish), policy or RequestPolicy(), inputs)
 
 
-def pieces_of(request: ImageRequest, *, slot: int = 0, images: Pieces = (), mask: Piece | None = None) -> Pieces:
-    return build_request(request, slot=slot, encoded_images=images, encoded_mask=mask)
+def pieces_of(
+    request: ImageRequest, *, slot: int = 0, images: Pieces = (), mask: Piece | None = None, **options: Any
+) -> Pieces:
+    return build_request(request, slot=slot, encoded_images=images, encoded_mask=mask, **options)
 
 
 def body_of(request: ImageRequest, **options: Any) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(b"".join(pieces_of(request, **options)))
+    body: dict[str, Any] = json.loads(join(pieces_of(request, **options)))
     return body
 
 
@@ -64,6 +68,7 @@ def check_with_google(body: dict[str, Any]) -> None:
     for setting in safety:
         assert setting["category"] in set(types.HarmCategory)
         assert setting["threshold"] in set(types.HarmBlockThreshold)
+        assert setting.get("method", "SEVERITY") in set(types.HarmBlockMethod)
 
 
 # --- requests ---
@@ -127,10 +132,70 @@ def test_each_slot_moves_the_seed() -> None:
     assert "seed" not in body_of(asked(n=3), slot=2)["generationConfig"]
 
 
-def test_person_generation_is_sent_where_it_may_be_asked_for() -> None:
-    body = body_of(asked(person_generation="ALLOW_NONE", policy=RequestPolicy(backend="vertex")))
-    assert body["generationConfig"]["imageConfig"] == {"personGeneration": "ALLOW_NONE"}
+VERTEX = RequestPolicy(backend="vertex")
+
+
+def test_vertex_is_told_what_it_alone_knows() -> None:
+    safety = SafetyWish(
+        exceptions={IMAGE_CATEGORIES[1]: Threshold.BLOCK_LOW_AND_ABOVE},
+        methods={CLASSIC_CATEGORIES[0]: Method.SEVERITY},
+    )
+    people: dict[str, Any] = {"person_generation": "ALLOW_NONE", "prominent_people": "BLOCK_PROMINENT_PEOPLE"}
+    request = asked("gemini-3-pro-image-4k-16x9", policy=VERTEX, safety=safety, **people)
+    body = body_of(request, backend="vertex")
     check_with_google(body)
+    assert body["generationConfig"]["imageConfig"] == {
+        "aspectRatio": "16:9",
+        "imageSize": "4K",
+        "personGeneration": "ALLOW_NONE",
+        "prominentPeople": "BLOCK_PROMINENT_PEOPLE",
+    }
+    rows = {row.pop("category"): row for row in body["safetySettings"]}
+    assert rows == {
+        **{category: {"threshold": "OFF"} for category in CLASSIC_CATEGORIES + IMAGE_CATEGORIES},
+        IMAGE_CATEGORIES[1]: {"threshold": "BLOCK_LOW_AND_ABOVE"},
+        CLASSIC_CATEGORIES[0]: {"threshold": "OFF", "method": "SEVERITY"},
+    }
+    elsewhere = body_of(request)
+    assert elsewhere["generationConfig"]["imageConfig"] == {"aspectRatio": "16:9", "imageSize": "4K"}
+    assert {tuple(row) for row in elsewhere["safetySettings"]} == {("category", "threshold")}
+
+
+@pytest.mark.parametrize(
+    ("wish", "options"),
+    [
+        ({}, None),
+        ({"output_format": "png"}, {"mimeType": "image/png"}),
+        ({"output_format": "jpeg"}, {"mimeType": "image/jpeg"}),
+        ({"output_format": "jpeg", "output_compression": 0}, {"mimeType": "image/jpeg", "compressionQuality": 0}),
+        ({"output_format": "webp", "output_compression": 60}, None),
+    ],
+)
+def test_vertex_makes_png_and_jpeg_itself(wish: dict[str, Any], options: dict[str, Any] | None) -> None:
+    request = asked(**wish)
+    body = body_of(request, backend="vertex")
+    check_with_google(body)
+    assert body["generationConfig"].get("imageConfig", {}).get("imageOutputOptions") == options
+    assert makes_format(request, "vertex") is (options is not None)
+    assert not makes_format(request, "gemini")
+
+
+def test_in_a_mixed_pool_each_account_gets_its_own_body() -> None:
+    policy = RequestPolicy(
+        backend="mixed",
+        safety_threshold=Threshold.BLOCK_ONLY_HIGH,
+        safety_exceptions={IMAGE_CATEGORIES[0]: Threshold.BLOCK_LOW_AND_ABOVE},
+    )
+    request = asked(policy=policy, output_format="png")
+    gemini, vertex = body_of(request), body_of(request, backend="vertex")
+    check_with_google(gemini)
+    assert "imageConfig" not in gemini["generationConfig"]
+    assert [row["category"] for row in gemini["safetySettings"]] == list(CLASSIC_CATEGORIES)
+    rows = {row["category"]: row["threshold"] for row in vertex["safetySettings"]}
+    assert rows == {
+        **dict.fromkeys(CLASSIC_CATEGORIES + IMAGE_CATEGORIES, "BLOCK_ONLY_HIGH"),
+        IMAGE_CATEGORIES[0]: "BLOCK_LOW_AND_ABOVE",
+    }
 
 
 def test_pictures_stand_uncopied_between_the_pieces_in_their_order() -> None:
@@ -139,7 +204,7 @@ def test_pictures_stand_uncopied_between_the_pieces_in_their_order() -> None:
     inputs = InputImages((input_image("image/webp"), input_image("image/heic")))
     pieces = pieces_of(asked(inputs=inputs), images=(view, second))
     assert [piece for piece in pieces if piece is view or piece is second] == [view, second]
-    parts = json.loads(b"".join(pieces))["contents"][0]["parts"]
+    parts = json.loads(join(pieces))["contents"][0]["parts"]
     assert parts[1:] == [
         {"inlineData": {"mimeType": "image/webp", "data": "AAAA"}},
         {"inlineData": {"mimeType": "image/heic", "data": "BBBB"}},
@@ -151,7 +216,7 @@ def test_the_mask_is_the_second_picture_with_a_fixed_instruction() -> None:
     inputs = InputImages((input_image("image/jpeg"), input_image()))
     pieces = pieces_of(asked(inputs=inputs), images=(b"AAAA", b"BBBB"), mask=mask)
     assert any(piece is mask for piece in pieces)
-    body = json.loads(b"".join(pieces))
+    body = json.loads(join(pieces))
     text, *pictures = body["contents"][0]["parts"]
     assert text["text"] == f'A "cat"\nnamed Å\n\n{MASK_INSTRUCTION}'
     sent = [(part["inlineData"]["mimeType"], part["inlineData"]["data"]) for part in pictures]
@@ -178,11 +243,11 @@ def answer(*parts: Any, reason: str | None = "STOP", usage: Any = None, **rest: 
 
 
 def parse(document: Any) -> Answer:
-    return parse_response(document if isinstance(document, bytes) else json.dumps(document).encode())
+    return parse_response(lift(document if isinstance(document, bytes) else json.dumps(document).encode()))
 
 
 def encoded(document: Any) -> bytes:
-    return b"".join(parse(document).encoded)
+    return join(parse(document).encoded)
 
 
 def image(data: Any, mime_type: Any = "image/jpeg", **part: Any) -> dict[str, Any]:
@@ -202,7 +267,7 @@ USAGE = {
 def test_the_recorded_success() -> None:
     text = {"text": "Here is your axolotl.", "thoughtSignature": "c2ln"}
     found = parse(answer(text, {**IMAGE, "thoughtSignature": "c2ln"}, usage=USAGE))
-    assert b"".join(found.encoded) == PICTURE.encode()
+    assert join(found.encoded) == PICTURE.encode()
     assert (found.declared_type, found.finish_reason, found.response_id) == ("image/jpeg", "STOP", "abc123")
     assert found.usage == Usage(
         input_tokens=14,
@@ -215,13 +280,51 @@ def test_the_recorded_success() -> None:
     )
 
 
-def test_the_picture_stays_inside_the_answer_s_own_buffer() -> None:
-    body = bytearray(json.dumps(answer(image("A" * 1000))).encode())
-    (piece,) = parse_response(body).encoded
-    assert isinstance(piece, memoryview)
-    place = body.index(b"A" * 1000)
-    body[place] = ord("Z")
-    assert piece[:2].tobytes() == b"ZA"
+def test_the_picture_stays_in_the_chunks_it_came_in() -> None:
+    lifter = Lifter()
+    head, tail = json.dumps(answer(image("DRAFT"), image("@"))).encode().split(b"@")
+    inner = [b"A" * 100_000, b"B" * 100_000]
+    for chunk in (head, *inner, tail):
+        lifter.feed(chunk)
+    assert all(piece is chunk for piece, chunk in zip(parse_response(lifter.finish()).encoded, inner, strict=True))
+
+
+LONG = PICTURE[:-2] * 1000 + PICTURE
+
+
+@pytest.mark.parametrize("sizes", [(LONG, LONG[4:]), ("ZHJhZnQ=", LONG), (LONG, PICTURE)], ids=str)
+def test_long_and_short_pictures_are_picked_by_the_same_rule(sizes: tuple[str, str]) -> None:
+    draft, final = sizes
+    thought = image(LONG[8:], thought=True)
+    assert encoded(answer(thought, image(draft), image(final), {"text": "x" * 9000}, thought)) == final.encode()
+    assert encoded(answer(thought, {"text": "x" * 9000})) == LONG[8:].encode()
+
+
+def test_only_the_chosen_picture_lives_on() -> None:
+    reply = lift(json.dumps(answer(image("D" * 50_000), image("F" * 50_000))).encode())
+    draft, final = (string.pieces[0] for string in reply.strings)
+    assert isinstance(draft, memoryview)
+    gone = weakref.ref(draft)
+    found = parse_response(reply)
+    assert found.encoded == (final,)
+    del reply, draft
+    assert gone() is None
+
+
+@pytest.mark.parametrize("before", ["", "x" * 9000], ids=["short", "long"])
+def test_a_picture_in_text_of_any_length(before: str) -> None:
+    text = {"text": f'{before}"see" data:image/png;base64,{LONG} there'}
+    assert encoded(answer(text)) == LONG.encode()
+    with pytest.raises(NoImageError):
+        parse(answer({**text, "thought": True}))
+
+
+def test_long_words_are_no_stand_ins() -> None:
+    document = answer(image(PICTURE, "image/" + "x" * 9000), reason="R" * 9000)
+    document["responseId"] = "\x7f0"
+    found = parse(document)
+    assert found.declared_type == "image/" + "x" * 9000
+    assert (found.finish_reason, found.response_id) == ("UNKNOWN", "\x7f0")
 
 
 @pytest.mark.parametrize(
@@ -253,9 +356,10 @@ def test_a_thought_s_text_is_not_a_picture() -> None:
 
 
 def test_escapes_in_base64_are_undone() -> None:
-    body = json.dumps(answer(IMAGE)).replace("/", "\\/").replace("=", "\\u003d").encode()
-    assert b"\\/9j\\/" in body
-    assert encoded(body) == PICTURE.encode()
+    for data in (PICTURE, LONG):
+        body = json.dumps(answer(image(data))).replace("/", "\\/").replace("=", "\\u003d").encode()
+        assert b"\\/9j\\/" in body
+        assert encoded(body) == data.encode()
 
 
 @pytest.mark.parametrize("reason", ["STOP", None, "MAX_TOKENS", "IMAGE_OTHER", "SOMETHING_NEW", "lower case"])
@@ -440,7 +544,7 @@ def test_a_block_reason_that_is_no_word_is_not_repeated() -> None:
 def test_usage_is_read_as_far_as_it_can_be(usage: Any, expected: Usage) -> None:
     found = parse(answer(IMAGE, usage=usage))
     assert found.usage == expected
-    assert b"".join(found.encoded) == PICTURE.encode()
+    assert join(found.encoded) == PICTURE.encode()
 
 
 @pytest.mark.parametrize(
@@ -457,6 +561,9 @@ def test_usage_is_read_as_far_as_it_can_be(usage: Any, expected: Usage) -> None:
         b'{"responseId":"\xff"}',
         b'{"x":' + b"[" * 100_000,
         b'{"candidates":[{"content":{"parts":[{"inlineData":{"data":"AA',
+        b'{"candidates":[{"content":{"parts":[{"inlineData":{"data":"' + b"A" * 9000,
+        b'{"candidates":[{"content":{"parts":[{"inlineData":{"data":"\\x' + b"A" * 9000 + b'"}}]}}]}',
+        b'{"candidates":[{"content":{"parts":[{"text":"\xff' + b"A" * 9000 + b'"}]}}]}',
     ],
     ids=lambda body: repr(body[:40]),
 )
@@ -508,11 +615,11 @@ def test_any_json_is_an_answer_or_an_error_of_ours(document: Any, part: Any) -> 
             found = parse(shape)
         except ImageError:
             continue
-        assert len(b"".join(found.encoded)) > 0
+        assert len(join(found.encoded)) > 0
 
 
 @given(st.binary(max_size=60))
 @settings(deadline=None, max_examples=200)
 def test_any_bytes_are_an_error_of_ours(body: bytes) -> None:
     with pytest.raises(ImageError):
-        parse_response(body)
+        parse(body)

@@ -88,6 +88,8 @@ def test_a_prompt_about_api_keys_is_not_a_bad_key() -> None:
         (401, "UNAUTHENTICATED", "Request had invalid authentication credentials.", [], "UNAUTHENTICATED"),
         (401, "UNAUTHENTICATED", "m", [info("ACCESS_TOKEN_TYPE_UNSUPPORTED")], "ACCESS_TOKEN_TYPE_UNSUPPORTED"),
         (401, "UNAUTHENTICATED", "m", [info("CREDENTIALS_MISSING", method="m")], "CREDENTIALS_MISSING"),
+        (401, "UNAUTHENTICATED", "API keys are not supported by this API.", [], "UNAUTHENTICATED"),
+        (403, "PERMISSION_DENIED", "m", [info("IAM_PERMISSION_DENIED", resource="r")], "IAM_PERMISSION_DENIED"),
         (403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers", [], "PERMISSION_DENIED"),
         (403, "PERMISSION_DENIED", "Your API key was reported as leaked.", [], "PERMISSION_DENIED"),
         (403, "PERMISSION_DENIED", "m", [info("SERVICE_DISABLED")], "SERVICE_DISABLED"),
@@ -158,7 +160,10 @@ def test_too_large_is_told_as_such(status: int, content: bytes) -> None:
     assert isinstance(parse_error(status, content), PayloadTooLargeError)
 
 
-@pytest.mark.parametrize("message", ["models/foo is not found for API version v1beta", "no longer available"])
+@pytest.mark.parametrize(
+    "message",
+    ["models/foo is not found for API version v1beta", "no longer available", "Publisher Model `p` was not found"],
+)
 def test_a_missing_model(message: str) -> None:
     error = parse_error(404, body(404, "NOT_FOUND", message))
     assert isinstance(error, ModelNotFoundError)
@@ -189,6 +194,13 @@ def test_a_missing_model(message: str) -> None:
             "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/x",
             [HELP],
             "shared_capacity",
+            None,
+        ),
+        # Vertex AI tells its project's quota in the message alone.
+        (
+            "Quota exceeded for aiplatform.googleapis.com/generate_content_requests_per_minute_per_project, model x",
+            [],
+            "per_minute",
             None,
         ),
         ("m", [retry("soon")], "shared_capacity", None),

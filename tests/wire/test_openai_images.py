@@ -34,13 +34,14 @@ from sfumato.images.request import (
     Usage,
 )
 from sfumato.images.resolution import ImageWish, SafetyWish
-from sfumato.images.safety import CLASSIC_CATEGORIES, Safety, Threshold
+from sfumato.images.safety import CLASSIC_CATEGORIES, IMAGE_CATEGORIES, Method, Safety, Threshold
 from sfumato.images.variants import Variant
 from sfumato.wire.openai_images import parse_request, render_error, render_response
 
 VARIANT = Variant(FAMILIES[0])
 T = Threshold
 HARASSMENT, HATE = CLASSIC_CATEGORIES[:2]
+IMAGE_HATE = IMAGE_CATEGORIES[0]
 GENERATION, EDIT = Operation.GENERATION, Operation.EDIT
 
 
@@ -87,11 +88,37 @@ PARAMETERS: list[tuple[str, Any, str, str, Any]] = [
         "safety",
         SafetyWish(exceptions={HARASSMENT: T.BLOCK_ONLY_HIGH}),
     ),
+    (
+        "safety_settings",
+        [{"category": "IMAGE_HATE", "threshold": "LOW", "method": "SEVERITY"}],
+        '[{"category":"harm_category_image_hate","threshold":"low","method":"severity"}]',
+        "safety",
+        SafetyWish(exceptions={IMAGE_HATE: T.BLOCK_ONLY_HIGH}, methods={IMAGE_HATE: Method.SEVERITY}),
+    ),
     ("safetySettings", [], "[]", "safety", SafetyWish()),
     ("moderation", "low", "LOW", "safety", SafetyWish(moderation_low=True)),
     ("moderation", "auto", "auto", "safety", SafetyWish()),
     ("seed", 7, "7", "seed", 7),
     ("person_generation", "ALLOW_ALL", "ALLOW_ALL", "person_generation", "ALLOW_ALL"),
+    ("prominent_people", "x", "x", "prominent_people", "x"),
+    ("imageConfig", {"personGeneration": "x"}, '{"personGeneration":"x"}', "person_generation", "x"),
+    ("image_config", {"person_generation": "x"}, '{"person_generation":"x"}', "person_generation", "x"),
+    ("imageConfig", {"prominentPeople": "x"}, '{"prominentPeople":"x"}', "prominent_people", "x"),
+    ("image_config", {"prominent_people": "x"}, '{"prominent_people":"x"}', "prominent_people", "x"),
+    (
+        "imageConfig",
+        {"imageOutputOptions": {"mimeType": "image/png"}},
+        '{"imageOutputOptions":{"mimeType":"image/PNG"}}',
+        "output_format",
+        "png",
+    ),
+    (
+        "image_config",
+        {"image_output_options": {"mime_type": "image/jpeg", "compression_quality": 60}},
+        '{"image_output_options":{"mime_type":"image/jpeg","compression_quality":"60"}}',
+        "output_compression",
+        60,
+    ),
     ("user", "u", "u", "user", "u"),
     ("safety_identifier", "s", "s", "user", "s"),
     ("cache", {"no-cache": True}, '{"no-cache":true}', "cache_control", CacheControl(no_cache=True)),
@@ -145,10 +172,22 @@ def test_every_parameter_in_json_as_a_string_and_as_null(
         ({"safety_settings": [{"category": "HARASSMENT"}]}, "safety_settings[0].threshold"),
         ({"safety_settings": [{"threshold": "LOW"}]}, "safety_settings[0].category"),
         (
-            {"safetySettings": [{"category": "HARM_CATEGORY_IMAGE_HATE", "threshold": "LOW"}]},
+            {"safetySettings": [{"category": "HARM_CATEGORY_JAILBREAK", "threshold": "LOW"}]},
             "safetySettings[0].category",
         ),
-        ({"safety_settings": [{"category": "HARASSMENT", "threshold": "LOW", "method": "X"}]}, "safety_settings[0]"),
+        (
+            {"safety_settings": [{"category": "HARASSMENT", "threshold": "LOW", "method": "X"}]},
+            "safety_settings[0].method",
+        ),
+        ({"safety_settings": [{"category": "HARASSMENT", "threshold": "LOW", "mode": "X"}]}, "safety_settings[0]"),
+        (
+            {
+                "safety_settings": [
+                    {"category": "HARASSMENT", "threshold": "LOW", "method": m} for m in ("SEVERITY", "PROBABILITY")
+                ]
+            },
+            "safety_settings[1]",
+        ),
         (
             {"safety_settings": [{"category": "HARASSMENT", "threshold": t} for t in ("LOW", "HIGH")]},
             "safety_settings[1]",
@@ -158,6 +197,20 @@ def test_every_parameter_in_json_as_a_string_and_as_null(
         ({"imageConfig": {"imageSize": "2K"}, "image_size": "4K"}, "imageConfig.imageSize"),
         ({"imageConfig": {"imageSize": "2K"}, "image_config": {"imageSize": "4K"}}, "image_config.imageSize"),
         ({"imageConfig": {"aspectRatio": "1:1", "aspect_ratio": "16:9"}}, "imageConfig.aspect_ratio"),
+        ({"person_generation": "A", "imageConfig": {"personGeneration": "B"}}, "imageConfig.personGeneration"),
+        ({"imageConfig": {"imageOutputOptions": 5}}, "imageConfig.imageOutputOptions"),
+        (
+            {"imageConfig": {"imageOutputOptions": {"mimeType": "image/webp"}}},
+            "imageConfig.imageOutputOptions.mimeType",
+        ),
+        (
+            {"output_format": "png", "imageConfig": {"imageOutputOptions": {"mimeType": "image/jpeg"}}},
+            "imageConfig.imageOutputOptions.mimeType",
+        ),
+        (
+            {"output_compression": 5, "imageConfig": {"imageOutputOptions": {"compressionQuality": 6}}},
+            "imageConfig.imageOutputOptions.compressionQuality",
+        ),
         ({"cache": "no-cache"}, "cache"),
         ({"cache": {"no-cache": 5}}, "cache.no-cache"),
         ({"cache": {"ttl": -1}}, "cache.ttl"),
@@ -178,7 +231,8 @@ def test_a_wrong_value_is_refused_by_name(fields: dict[str, Any], param: str) ->
         ({"colour": False}, "colour"),
         ({"image": "AAAA"}, "image"),
         ({"mask": "AAAA"}, "mask"),
-        ({"imageConfig": {"personGeneration": "ALLOW_ALL"}}, "imageConfig.personGeneration"),
+        ({"imageConfig": {"outputMimeType": "image/png"}}, "imageConfig.outputMimeType"),
+        ({"imageConfig": {"imageOutputOptions": {"quality": 5}}}, "imageConfig.imageOutputOptions.quality"),
         ({"cache": {"namespace": "x"}}, "cache.namespace"),
     ],
 )
@@ -229,6 +283,12 @@ def test_categories_may_stand_in_both_spellings() -> None:
         }
     )
     assert wish.safety.exceptions == {HARASSMENT: T.BLOCK_ONLY_HIGH, HATE: T.BLOCK_LOW_AND_ABOVE}
+
+
+def test_a_category_may_be_said_twice_alike_its_method_once() -> None:
+    row = {"category": "IMAGE_HATE", "threshold": "LOW"}
+    wish = parse({"safety_settings": [row, {**row, "method": "SEVERITY"}, row]})
+    assert wish.safety == SafetyWish(exceptions={IMAGE_HATE: T.BLOCK_ONLY_HIGH}, methods={IMAGE_HATE: Method.SEVERITY})
 
 
 def test_the_cache_s_words_are_litellm_s() -> None:

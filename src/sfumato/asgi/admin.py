@@ -12,32 +12,23 @@ No answer holds a prompt, a picture, a path or a secret.
 
 from __future__ import annotations
 
-import logging
 import time
-import uuid
-from collections.abc import Mapping
-from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from sfumato.asgi.answers import send_error, send_json
-from sfumato.asgi.auth import ClientKeys
+from sfumato.asgi.admin_door import AdminDoor, Answer, read_query, refuse_rest
 from sfumato.asgi.routes import OWN_PREFIX
 from sfumato.cache.entry import describe
 from sfumato.cache.image_cache import CacheUnavailableError, ImageCache
 from sfumato.cache.invalidation import EVERY_ENTRY, EntryFilter, parse_filter
-from sfumato.errors import ImageError, InternalError, InvalidParameterError
+from sfumato.errors import InternalError, InvalidParameterError
 from sfumato.runtime import Runtime
-from sfumato.setting_types import Labelled
 from sfumato.wire.parameters import Parameters
 
 _PATH = f"{OWN_PREFIX}cache"
 _DEFAULT_LIMIT = 50
 _MAX_LIMIT = 1000
-_log = logging.getLogger("sfumato")
-
-Answer = tuple[int, dict[str, Any]]
 
 
 class CacheAdmin:
@@ -49,48 +40,43 @@ class CacheAdmin:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        key = runtime.settings.admin_key
-        self._authorize = ClientKeys((Labelled("admin", key),)) if key else None
+        self._door = AdminDoor(runtime.settings)
 
     def serves(self, method: str, path: str) -> bool:
         """Tell whether a request is for one of the routes."""
         ours = path == _PATH or path.startswith(f"{_PATH}/")
-        return ours and method in ("GET", "DELETE") and self._authorize is not None
+        return ours and method in ("GET", "DELETE") and self._door.exists
 
     async def respond(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that `serves` is true of; the body is not read."""
-        request = Request(scope, receive)
-        request_id = f"req_{uuid.uuid4().hex}"
-        try:
-            if self._authorize is not None:
-                await self._authorize(request)
-            status, document = await self._answer(request, path.removeprefix(_PATH).strip("/"))
-        except ImageError as error:
-            await send_error(send, error, request_id=request_id)
-        except CacheUnavailableError as error:
-            await send_error(send, _unavailable(error.fault.reason), request_id=request_id)
-        except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
-            _log.exception("Request %s of an administrator failed", request_id)
-            await send_error(send, InternalError("Something failed here that should not."), request_id=request_id)
-        else:
-            await send_json(send, status, document)
+        key = path.removeprefix(_PATH).strip("/")
+
+        async def answer(request: Request) -> Answer:
+            try:
+                return await self._answer(request, key)
+            except CacheUnavailableError as error:
+                raise _unavailable(error.fault.reason) from None
+
+        await self._door.respond(answer, scope, receive, send)
 
     async def _answer(self, request: Request, key: str) -> Answer:
-        query = Parameters(_single_values(request))
+        query = read_query(request)
         cache = self._runtime.client.cache
+        # What has been answered counts as stored, and as removed when it is.
+        await self._runtime.client.settle()
         if request.method == "DELETE":
             where = parse_filter(key=key) if key else _read_deletion(query)
-            _refuse_rest(query)
+            refuse_rest(query)
             return await _remove(cache, where)
         if key:
             parse_filter(key=key)
-            _refuse_rest(query)
+            refuse_rest(query)
             return await _show(cache, key)
         return await self._list(cache, query)
 
     async def _list(self, cache: ImageCache, query: Parameters) -> Answer:
         where, limit = _read_filter(query), query.integer("limit", _DEFAULT_LIMIT)
-        _refuse_rest(query)
+        refuse_rest(query)
         if not 0 <= limit <= _MAX_LIMIT:
             raise InvalidParameterError(
                 f"Invalid value for 'limit': expected an integer from 0 to {_MAX_LIMIT:,}.", param="limit"
@@ -124,16 +110,6 @@ async def _remove(cache: ImageCache, where: EntryFilter) -> Answer:
     return 200, {"removed": removed}
 
 
-def _single_values(request: Request) -> Mapping[str, str]:
-    values: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        # Taking one of two filters would remove what was not meant.
-        if name in values:
-            raise InvalidParameterError(f"'{name[:100]}' was given twice.", param=name[:100])
-        values[name] = value
-    return values
-
-
 def _read_filter(query: Parameters) -> EntryFilter:
     return parse_filter(
         prompt=query.text("prompt"),
@@ -147,7 +123,7 @@ def _read_filter(query: Parameters) -> EntryFilter:
 def _read_deletion(query: Parameters) -> EntryFilter:
     where, everything = _read_filter(query), query.boolean("all")
     if where == EVERY_ENTRY and not everything:
-        _refuse_rest(query)
+        refuse_rest(query)
         raise InvalidParameterError(
             "Say what to remove: 'model', 'prompt', 'prompt_hash', 'tenant' or 'older_than', or 'all=true'.",
             param="all",
@@ -155,13 +131,6 @@ def _read_deletion(query: Parameters) -> EntryFilter:
     if everything and where != EVERY_ENTRY:
         raise InvalidParameterError("'all' goes with no other parameter.", param="all")
     return where
-
-
-def _refuse_rest(query: Parameters) -> None:
-    for name in query.rest():
-        raise InvalidParameterError(
-            f"Unknown parameter: '{name[:100]}'. Leave it out.", param=name[:100], openai_code="unknown_parameter"
-        )
 
 
 def _unavailable(reason: str | None = None) -> InternalError:

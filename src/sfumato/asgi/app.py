@@ -33,6 +33,7 @@ def create_app(
     runtime: Runtime | None = None,
     authorize: Authorize | None = None,
     anonymous: bool = False,
+    export: bool = False,
 ) -> Starlette:
     """Create the standalone app: OpenAI's image and model routes, health and readiness.
 
@@ -41,11 +42,12 @@ def create_app(
         runtime: A runtime to share; the caller closes it.
         authorize: An async callable from request to tenant label; the client keys by default.
         anonymous: Let everyone in when there is neither *authorize* nor a client key.
+        export: Let the ``OTEL_*`` variables install OpenTelemetry's SDK, in a process that belongs to this app.
 
     Raises:
         ConfigurationError: The settings are invalid, or nothing decides who may call.
     """
-    served = runtime or Runtime(settings)
+    served = runtime or Runtime(settings, export=export)
     decide = choose_authorize(served.settings, authorize=authorize, anonymous=anonymous)
     models = _Models(decide)
 
@@ -55,7 +57,7 @@ def create_app(
         if runtime is None:
             await served.aclose()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/models", models, methods=["GET"]),
             Route("/models", models, methods=["GET"]),
@@ -74,6 +76,9 @@ def create_app(
         exception_handlers={HTTPException: _answer_http_error},
         lifespan=lifespan,
     )
+    # For whoever serves it, to tell it that the end begins.
+    app.state.runtime = served
+    return app
 
 
 class _Models:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from python_multipart.multipart import parse_options_header
@@ -17,6 +18,7 @@ from sfumato.errors import InvalidParameterError, PayloadTooLargeError
 from sfumato.images.request import ImageSource
 from sfumato.wire.openai_images import parse_image
 
+T = TypeVar("T")
 _MAX_FILES = 64
 _MAX_FIELDS = 256
 _IMAGE_FIELD = re.compile(r"image(?:\[(\d{0,3})\]|(\d{1,2}))?")
@@ -30,6 +32,25 @@ _EPILOGUE_BYTES = 512
 
 class ClientDisconnectedError(Exception):
     """The client went away before its body was complete."""
+
+
+async def until_gone(work: Coroutine[Any, Any, T], gone: Coroutine[Any, Any, None]) -> T:
+    """Return what *work* gives, unless the client is gone before: then end it.
+
+    Raises:
+        ClientDisconnectedError: The client went away.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(gone)
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return await working
+        raise ClientDisconnectedError
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 @dataclass(slots=True)
@@ -60,6 +81,11 @@ class BufferedBody:
             self.messages.append(message)
             self.size += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
+
+    async def gone(self) -> None:
+        """Return when the client goes away; the body has been received."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
     def joined(self) -> bytes:
         """Return the bytes received so far."""

@@ -13,7 +13,9 @@ def health() -> tuple[int, dict[str, Any]]:
 
 
 def ready(runtime: Runtime) -> tuple[int, dict[str, Any]]:
-    """Answer whether pictures can be made: 503 while no account is configured."""
-    if runtime.settings.accounts:
+    """Answer whether new requests are taken: 503 while no account is configured, and once the server is told to end."""
+    if runtime.draining:
+        return 503, {"status": "draining"}
+    if runtime.accounts:
         return 200, {"status": "ready"}
     return 503, {"status": "unavailable", "reason": "no Gemini API key is configured"}

@@ -6,8 +6,10 @@ from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sfumato.asgi.accounts_admin import AccountsAdmin
 from sfumato.asgi.admin import CacheAdmin
 from sfumato.asgi.answers import send_json
+from sfumato.asgi.assist import AssistedRequest, makes_pictures
 from sfumato.asgi.auth import Authorize, choose_authorize
 from sfumato.asgi.health import health, ready
 from sfumato.asgi.responder import ImageDoor, ImageResponder
@@ -26,7 +28,8 @@ class GeminiImageMiddleware:
         app: The app behind.
         settings: The configuration, the environment's by default.
         runtime: A runtime to share; *settings* is then ignored and the caller closes it.
-        mode: ``serve`` answers requests.
+        mode: ``serve`` answers requests. ``assist`` leaves them to the app, a gateway whose handlers are ours, and
+            completes its answers: headers, errors, pictures. Who may call is the gateway's to decide.
         authorize: An async callable from request to tenant label, which raises to refuse; the keys of
             `GEMINI_IMAGE_CLIENT_KEYS` by default.
         anonymous: Let everyone in when there is neither *authorize* nor a client key.
@@ -44,7 +47,7 @@ class GeminiImageMiddleware:
         *,
         settings: Settings | None = None,
         runtime: Runtime | None = None,
-        mode: Literal["serve"] = "serve",
+        mode: Literal["serve", "assist"] = "serve",
         authorize: Authorize | None = None,
         anonymous: bool = False,
         exclusive: bool = False,
@@ -57,11 +60,16 @@ class GeminiImageMiddleware:
         try:
             self.runtime = runtime or Runtime(settings)
             self._cache_admin = CacheAdmin(self.runtime)
-            self._door = ImageDoor(
-                runtime=self.runtime,
-                authorize=choose_authorize(self.runtime.settings, authorize=authorize, anonymous=anonymous),
-                fallback=None if exclusive else app,
-                default_model=default_model if exclusive else None,
+            self._accounts_admin = AccountsAdmin(self.runtime)
+            self._door = (
+                None
+                if mode == "assist"
+                else ImageDoor(
+                    runtime=self.runtime,
+                    authorize=choose_authorize(self.runtime.settings, authorize=authorize, anonymous=anonymous),
+                    fallback=None if exclusive else app,
+                    default_model=default_model if exclusive else None,
+                )
             )
         except ConfigurationError as error:
             self._wrong = error
@@ -79,11 +87,15 @@ class GeminiImageMiddleware:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _route_path(scope)
-        route = match_image_route(path) if scope["method"] == "POST" else None
-        if route is not None:
+        route = match_image_route(path) if self._door is not None and scope["method"] == "POST" else None
+        if self._door is not None and route is not None:
             await ImageResponder(self._door, route, scope, receive, send).respond()
+        elif self._door is None and makes_pictures(scope):
+            await AssistedRequest(self.app, scope, receive, send).respond()
         elif self._cache_admin.serves(scope["method"], path):
             await self._cache_admin.respond(path, scope, receive, send)
+        elif self._accounts_admin.serves(scope["method"], path):
+            await self._accounts_admin.respond(scope, receive, send)
         elif path.startswith(OWN_PREFIX) and scope["method"] in ("GET", "HEAD"):
             await self._serve_own(path, scope, receive, send)
         else:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sfumato.asgi.answers import read_call, send_error, send_result
 from sfumato.asgi.auth import Authorize, admit
-from sfumato.asgi.body import BufferedBody, ClientDisconnectedError, Form, parse_body
+from sfumato.asgi.body import BufferedBody, ClientDisconnectedError, Form, parse_body, until_gone
 from sfumato.asgi.routes import ImageRoute
 from sfumato.errors import ImageError, InternalError, InvalidParameterError, ModelNotFoundError
 from sfumato.images.models import FAMILIES
@@ -97,12 +97,20 @@ class ImageResponder:
         await send_error(self._send, error, request_id=self._call.request_id)
 
     async def _generate(self, wish: ImageWish) -> None:
+        client = self._door.runtime.client
         try:
-            result = await self._door.runtime.client.generate(wish, call=self._call)
+            # What waits for a client that left would only keep others waiting.
+            result = await until_gone(client.generate(wish, call=self._call), self._body.gone())
+        except ClientDisconnectedError:
+            return
         except ImageError as error:
             await send_error(self._send, error, request_id=self._call.request_id)
-        else:
-            await send_result(self._send, result, request_id=self._call.request_id)
+            return
+        sending = send_result(self._send, result, request_id=self._call.request_id)
+        try:
+            await until_gone(sending, self._body.gone())
+        except (ClientDisconnectedError, OSError):
+            client.keep(result, call=self._call)
 
     async def _read_wish(self) -> ImageWish | None:
         """Return what the client asks, None when its model is not ours.
@@ -114,6 +122,7 @@ class ImageResponder:
         door = self._door
         try:
             self._tenant = await admit(door.authorize, self._request)
+            self._call = dataclasses.replace(self._call, caller=self._tenant)
         except ImageError as denied:
             if await self._is_ours_to_deny():
                 raise denied from None

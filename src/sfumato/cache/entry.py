@@ -21,8 +21,10 @@ from sfumato.cache.store import DamagedValueError
 from sfumato.images.fingerprint import SCHEMA_VERSION, prompt_digest
 from sfumato.images.prompts import STYLE_PHRASES
 from sfumato.images.request import GeneratedImage, ImageRequest, Usage
-from sfumato.wire.payload import Pieces, raw_bytes
+from sfumato.wire.payload import Blob, Part, Piece, Pieces, chunks, raw_piece
 
+# Base64 of 256 KB: decoded for the digest in steps, and again as it is stored, it is never held in memory.
+_STEP_BYTES = 3 * 64 * 1024
 _MAGIC = b"sfmt"
 _PREFIX = struct.Struct(">4sII")
 
@@ -81,6 +83,8 @@ _DECODER = msgspec.json.Decoder(EntryHeader)
 def dump(image: GeneratedImage, request: ImageRequest, *, key: str, ttl_seconds: float) -> Pieces:
     """Return the stored form of *image* in two pieces; call it in a thread above `payload.INLINE_BYTES`.
 
+    The second piece is the picture: raw bytes as they are held, or Gemini's base64, decoded as it is read.
+
     Args:
         image: A fresh picture.
         request: What was asked.
@@ -90,7 +94,8 @@ def dump(image: GeneratedImage, request: ImageRequest, *, key: str, ttl_seconds:
     Raises:
         ValueError: Gemini's base64 is damaged.
     """
-    raw = raw_bytes(image.picture)
+    raw = raw_piece(image.picture)
+    digest = _digest(raw)
     variant = request.resolved_variant
     header = _ENCODER.encode(
         EntryHeader(
@@ -113,32 +118,39 @@ def dump(image: GeneratedImage, request: ImageRequest, *, key: str, ttl_seconds:
             width=image.picture.width,
             height=image.picture.height,
             size_bytes=len(raw),
-            sha256=hashlib.sha256(raw).hexdigest(),
+            sha256=digest,
         )
     )
     return (_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header, raw)
 
 
-def load(data: bytes) -> tuple[EntryHeader, memoryview]:
-    """Return the header and a view of the picture's raw bytes; call it in a thread above `payload.INLINE_BYTES`.
+def open_entry(value: bytes | Blob) -> tuple[EntryHeader, Part]:
+    """Return the header, and the picture's raw bytes uncopied and not yet checked.
 
     Raises:
-        DamagedEntryError: The bytes are foreign, of another version, cut short, or the digest differs.
+        DamagedEntryError: The bytes are foreign, of another version, or cut short within the header.
     """
-    header, end = _load_header(data)
-    raw = memoryview(data)[end:]
-    if len(raw) != header.size_bytes or hashlib.sha256(raw).hexdigest() != header.sha256:
+    header, end = _load_header(value)
+    return header, Part(value, end, len(value))
+
+
+def check_picture(header: EntryHeader, raw: Piece) -> None:
+    """Compare raw bytes to what the header says of them; call it in a thread above `payload.INLINE_BYTES`.
+
+    Raises:
+        DamagedEntryError: They were cut short, or the digest differs.
+    """
+    if len(raw) != header.size_bytes or _digest(raw) != header.sha256:
         raise DamagedEntryError("the picture is not the one that was stored")
-    return header, raw
 
 
-def load_header(data: bytes) -> EntryHeader:
+def load_header(value: bytes | Blob) -> EntryHeader:
     """Return the header alone, of a whole entry or of its beginning; the picture is not looked at.
 
     Raises:
         DamagedEntryError: The bytes are foreign, of another version, or cut short within the header.
     """
-    return _load_header(data)[0]
+    return _load_header(value)[0]
 
 
 def describe(header: EntryHeader, *, now: float) -> dict[str, Any]:
@@ -149,13 +161,16 @@ def describe(header: EntryHeader, *, now: float) -> dict[str, Any]:
     return {**told, "age_seconds": age, "expires_in_seconds": max(0.0, header.ttl_seconds - age)}
 
 
-def _load_header(data: bytes) -> tuple[EntryHeader, int]:
-    if len(data) < _PREFIX.size:
+def _load_header(value: bytes | Blob) -> tuple[EntryHeader, int]:
+    whole = Part(value, 0, len(value))
+    if len(whole) < _PREFIX.size:
         raise DamagedEntryError("too short for an entry")
-    magic, length, checksum = _PREFIX.unpack_from(data)
+    magic, length, checksum = _PREFIX.unpack(whole.read(0, _PREFIX.size))
     end = _PREFIX.size + length
-    # A length past the end yields a shorter slice, which the checksum then refuses.
-    encoded = data[_PREFIX.size : end]
+    # A length past the end would make a blob read what is not there.
+    if end > len(whole):
+        raise DamagedEntryError("too short for its header")
+    encoded = whole.read(_PREFIX.size, end)
     if magic != _MAGIC or zlib.crc32(encoded) != checksum:
         raise DamagedEntryError("not an entry")
     try:
@@ -170,3 +185,10 @@ def _load_header(data: bytes) -> tuple[EntryHeader, int]:
 def _style_label(style: str | None) -> str | None:
     # A style that is not one of our words is text of the client's, which is never stored.
     return style if style is None or style in STYLE_PHRASES else "custom"
+
+
+def _digest(raw: Piece) -> str:
+    digest = hashlib.sha256()
+    for part in (raw,) if isinstance(raw, bytes | memoryview) else chunks((raw,), _STEP_BYTES):
+        digest.update(part)
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from sfumato.settings import MEGABYTE, Settings, variable_names
 
 if TYPE_CHECKING:
     from sfumato.cache.redis import RedisConnection
+
+
+_log = logging.getLogger("sfumato.cache")
 
 
 def create_store(settings: Settings, redis: RedisConnection | None = None) -> Store:
@@ -56,18 +60,30 @@ def create_redis(settings: Settings) -> RedisConnection | None:
     Raises:
         ConfigurationError: As `create_store`.
     """
-    shared = settings.cache_backend == "redis" or (settings.cache_backend == "s3" and settings.redis_url is not None)
-    if not settings.cache_enabled or not shared:
+    holds_cache = settings.cache_enabled and settings.cache_backend == "redis"
+    if not holds_cache and settings.redis_url is None:
         return None
-    field = "cache_url" if settings.cache_url and settings.cache_backend == "redis" else "redis_url"
+    field = "cache_url" if settings.cache_url and holds_cache else "redis_url"
     url = _url(settings, field, "redis")
     # Outside: an extra that is missing is not the URL's fault.
-    from sfumato.cache.redis import connect  # noqa: PLC0415 - an extra, loaded when it is asked for
+    try:
+        from sfumato.cache.redis import connect  # noqa: PLC0415 - an extra, loaded when it is asked for
+    except ConfigurationError:
+        if holds_cache or (settings.cache_enabled and settings.cache_backend == "s3"):
+            raise
+        # Around us the variable may be meant for somebody else.
+        _log.warning("REDIS_URL is set, but the extra 'redis' is not installed: accounts are not shared.")
+        return None
 
     try:
         return connect(url)
     except ConfigurationError as error:
         raise _named(field, error) from None
+
+
+def shares_cache(settings: Settings) -> bool:
+    """Tell whether the cache is one that hosts share."""
+    return settings.cache_enabled and settings.cache_backend in ("redis", "s3")
 
 
 def _create_backend(settings: Settings, redis: RedisConnection | None) -> Store:

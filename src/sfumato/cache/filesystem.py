@@ -7,15 +7,16 @@
     <directory>/ab/<sha256 of the key>        one value; its mtime is the time of its last use
     <directory>/ab/<sha256 of the key>.*.tmp  a value being written
 
-    a file: magic "sfumato", version (1 byte), CRC-32 of the next three and the key (4),
-            length of the key (4), end of its time in Unix seconds (8, a double), length of the value (8), key, value
+    a file: a head (`sfumato.cache.framing`) and the value
 
 Rule 1: a value is written beside its place and moved there by ``os.replace``, so a reader sees an old value, a new one
 or none. Nothing is synced to the disk, and the value's bytes are not summed here: what a power cut tears or a disk
 flips in them, the digest finds that a picture's entry carries (a second sum cost a fifth of a lookup).
 Rule 2: readers and writers wait for nobody. Only eviction takes the lock, and it gives way when somebody else is at it
 (`sfumato.cache.tally`).
-Rule 3: nothing that does not bear the name of a value or of a temporary file is ever removed.
+Rule 3: a value above 64 KB is not read by a lookup: its file stays open and is read as the answer is sent. Removing or
+replacing it meanwhile changes nothing for who reads it (`sfumato.cache.open_files`).
+Rule 4: nothing that does not bear the name of a value or of a temporary file is ever removed.
 """
 
 from __future__ import annotations
@@ -23,30 +24,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import math
 import os
 import re
 import secrets
-import struct
 import sys
 import time
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 from anyio import to_thread
 
 from sfumato.cache.budget import Held
-from sfumato.cache.store import DamagedValueError, StoreStats
+from sfumato.cache.framing import FILE_MAGIC, Head, build_head, parse_head
+from sfumato.cache.open_files import FileValue, OpenFile, OpenFiles
+from sfumato.cache.store import WHOLE_BYTES, DamagedValueError, StoreStats
 from sfumato.cache.tally import Tally
-from sfumato.wire.payload import Piece, size_of
+from sfumato.cache.threads import run_whole
+from sfumato.wire.payload import Piece, chunks, size_of
 
 _STALE_TEMP_SECONDS = 900.0
-_MAGIC, _VERSION = b"sfumato", 1
-_GUARD = struct.Struct(">7sBI")
-_SHAPE = struct.Struct(">IdQ")
+# The head of a file, and with it the beginning of its value: a picture's entry has its own head there.
+_FIRST_BYTES = 8192
+# A fresh picture's base64 is decoded in such steps as it is written.
+_STEP_BYTES = 3 * 64 * 1024
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
 _VALUE_NAME = re.compile(r"[0-9a-f]{64}")
 _TEMP_NAME = re.compile(r"[0-9a-f]{64}\.[0-9A-Za-z_]+\.tmp")
@@ -56,7 +59,8 @@ _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
 class FilesystemStore:
     """Keep values in files, the least recently used making room.
 
-    All work is done in threads. Every method raises ``OSError`` when the disk refuses.
+    All work is done in threads, but reading a large value that `get` has found: that is its reader's. Every method
+    raises ``OSError`` when the disk refuses.
 
     Args:
         directory: Made with mode 0700 at the first write, and again whenever it is gone.
@@ -67,10 +71,13 @@ class FilesystemStore:
     def __init__(self, directory: Path, max_bytes: int, *, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
         self._clock = clock
+        self._files = OpenFiles()
         self._tally = Tally(directory, max_bytes, look=self._look, sweep=self._live_keys, try_lock=_try_lock)
 
-    async def get(self, key: str) -> bytes | None:
-        """Return the value, or None when there is none or its time is over; an expired file is removed.
+    async def get(self, key: str) -> bytes | FileValue | None:
+        """Return the value, a large one still in its file, or None when there is none or its time is over.
+
+        An expired file is removed.
 
         Raises:
             DamagedValueError: The file was foreign, of another key or cut short; it has been removed.
@@ -83,7 +90,7 @@ class FilesystemStore:
         It is not when the store is full while somebody else is evicting: then it would exceed the budget or wait.
         No temporary file stays when the disk refuses, nor when the caller is cancelled: the thread ends what it began.
         """
-        return await to_thread.run_sync(self._set, key, value, expires_in)
+        return await run_whole(functools.partial(self._set, key, value, expires_in))
 
     async def delete(self, key: str) -> bool:
         """Remove a value; True when there was a file, expired or not."""
@@ -110,38 +117,38 @@ class FilesystemStore:
         )
 
     async def aclose(self) -> None:
-        """Do nothing: no file is open between calls."""
+        """Do nothing: a file is closed when nobody reads it any more."""
 
     def _path(self, key: str) -> Path:
         digest = hashlib.sha256(key.encode()).hexdigest()
         return self._directory / digest[:2] / digest
 
-    def _get(self, key: str) -> bytes | None:
+    def _get(self, key: str) -> bytes | FileValue | None:
         path = self._path(key)
         try:
-            file = path.open("rb", buffering=0)
+            file = self._files.open(path)
         except FileNotFoundError:
             return None
-        with file:
-            now = self._clock()
-            try:
-                head = _read_head(file)
-                value = _read_value(file, head, key) if now < head.expires_at else None
-            except DamagedValueError:
-                _unlink_same(path, file)
-                raise
-            if value is None:
-                _unlink_same(path, file)
-            else:
-                # A disk that has become read-only still serves; only the order of use stands still.
-                with contextlib.suppress(OSError):
-                    os.utime(file.fileno(), (now, now))
-        return value
+        stat, now = file.stat(), self._clock()
+        try:
+            start = file.read(0, _FIRST_BYTES)
+            head = _parse_head(file, start, stat.st_size, key)
+            small = _read_small(file, head) if now < head.expires_at else None
+        except DamagedValueError:
+            _unlink_same(path, stat)
+            raise
+        if now >= head.expires_at:
+            _unlink_same(path, stat)
+            return None
+        stat = self._files.note_use(file, stat, now, large=small is None)
+        if small is not None:
+            return small
+        return FileValue(self._files, file, stat, start=head.head_bytes, stop=stat.st_size, head=start)
 
     def _set(self, key: str, value: Sequence[Piece], expires_in: float | None) -> bool:
         path, now = self._path(key), self._clock()
         expires_at = math.inf if expires_in is None else now + expires_in
-        head = _build_head(key, value, expires_at)
+        head = build_head(key, expires_at=expires_at, value_bytes=size_of(value), magic=FILE_MAGIC)
         size = len(head) + size_of(value)
         if size > self._tally.max_bytes or expires_at <= now or not self._tally.make_room(path, size, now):
             _unlink(path)
@@ -161,7 +168,10 @@ class FilesystemStore:
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123 - Path opens no descriptors
                 _preallocate(descriptor, size)
-                file.writelines(pieces)
+                for piece in pieces:
+                    file.writelines(
+                        (piece,) if isinstance(piece, bytes | memoryview) else chunks((piece,), _STEP_BYTES)
+                    )
                 file.flush()
                 os.utime(descriptor, (now, now))
             temp.replace(path)
@@ -198,42 +208,36 @@ class FilesystemStore:
 
     def _live_keys(self) -> list[str]:
         now = self._clock()
-        return [key for file in self._look()[0] if (key := _live_key(Path(file.path), now)) is not None]
+        return [key for held in self._look()[0] if (key := self._live_key(Path(held.path), now)) is not None]
+
+    def _live_key(self, path: Path, now: float) -> str | None:
+        """Return the key of a file whose time is not over, and remove one whose time is."""
+        with contextlib.suppress(FileNotFoundError, DamagedValueError):
+            file = self._files.open(path)
+            stat = file.stat()
+            head = _parse_head(file, file.read(0, _FIRST_BYTES), stat.st_size)
+            if now < head.expires_at:
+                return head.key
+            _unlink_same(path, stat)
+        return None
 
 
-class _Head(NamedTuple):
-    key: bytes
-    expires_at: float
-    value_bytes: int
-
-
-def _build_head(key: str, value: Sequence[Piece], expires_at: float) -> bytes:
-    encoded = key.encode()
-    shape = _SHAPE.pack(len(encoded), expires_at, size_of(value)) + encoded
-    return _GUARD.pack(_MAGIC, _VERSION, zlib.crc32(shape)) + shape
-
-
-def _read_head(file: BinaryIO) -> _Head:
-    fixed = file.read(_GUARD.size + _SHAPE.size)
-    if len(fixed) < _GUARD.size + _SHAPE.size:
-        raise DamagedValueError("the file is too short")
-    magic, version, checksum = _GUARD.unpack_from(fixed)
-    key_bytes, expires_at, value_bytes = _SHAPE.unpack_from(fixed, _GUARD.size)
-    size = len(fixed) + key_bytes + value_bytes
-    # Compared before anything is read by these lengths: damaged ones may ask for more than there is memory.
-    if (magic, version) != (_MAGIC, _VERSION) or size != os.fstat(file.fileno()).st_size:
-        raise DamagedValueError("the file is foreign or cut short")
-    key = file.read(key_bytes)
-    if zlib.crc32(key, zlib.crc32(fixed[_GUARD.size :])) != checksum:
-        raise DamagedValueError("the file is damaged")
-    return _Head(key, expires_at, value_bytes)
-
-
-def _read_value(file: BinaryIO, head: _Head, key: str) -> bytes:
-    if head.key != key.encode():
+def _parse_head(file: OpenFile, start: bytes, size: int, key: str | None = None) -> Head:
+    head = parse_head(start, size=size, magic=FILE_MAGIC)
+    if head is None:
+        # The key is longer than what is read first. What a damaged length asks for never exceeds the file.
+        head = parse_head(file.read(0, size), size=size, magic=FILE_MAGIC)
+    if head is None:
+        raise DamagedValueError("the file was cut short meanwhile")
+    if key is not None and head.key != key:
         raise DamagedValueError("the file is of another key")
-    # With its length the value is read in one call, into the bytes that are returned.
-    value = file.read(head.value_bytes)
+    return head
+
+
+def _read_small(file: OpenFile, head: Head) -> bytes | None:
+    if head.value_bytes > WHOLE_BYTES:
+        return None
+    value = file.read(head.head_bytes, head.head_bytes + head.value_bytes)
     if len(value) != head.value_bytes:
         raise DamagedValueError("the file was cut short meanwhile")
     return value
@@ -267,18 +271,8 @@ def _unlink(path: Path) -> bool:
     return True
 
 
-def _unlink_same(path: Path, file: BinaryIO) -> None:
-    """Remove *path* unless another process has meanwhile put a new file in the place of the open one."""
+def _unlink_same(path: Path, stat: os.stat_result) -> None:
+    """Remove *path* unless another process has meanwhile put a new file in the place of the one that was read."""
     with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        if os.path.samestat(stat, path.stat()):
             path.unlink()
-
-
-def _live_key(path: Path, now: float) -> str | None:
-    """Return the key of a file whose time is not over, and remove one whose time is."""
-    with contextlib.suppress(FileNotFoundError, DamagedValueError), path.open("rb", buffering=0) as file:
-        head = _read_head(file)
-        if now < head.expires_at:
-            return head.key.decode(errors="replace")
-        _unlink_same(path, file)
-    return None

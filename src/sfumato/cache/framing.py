@@ -1,8 +1,8 @@
-"""The form of a value in an object: a small head, then the value's bytes as they are. Pure.
+"""The form of a value in an object or a file: a small head, then the value's bytes as they are. Pure.
 
 ::
 
-    magic "sfumobj", version (1 byte), CRC-32 of the next three and the key (4),
+    magic "sfumobj", in a file "sfumato", version (1 byte), CRC-32 of the next three and the key (4),
     length of the key (4), end of its time in Unix seconds (8, a double), length of the value (8), key, value
 
 The value's bytes are not summed here: a picture's entry carries a digest, which is checked at every lookup.
@@ -21,7 +21,8 @@ from sfumato.cache.store import DamagedValueError
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_MAGIC, _VERSION = b"sfumobj", 1
+OBJECT_MAGIC, FILE_MAGIC = b"sfumobj", b"sfumato"
+_VERSION = 1
 _GUARD = struct.Struct(">7sBI")
 _SHAPE = struct.Struct(">IdQ")
 _FIXED_BYTES = _GUARD.size + _SHAPE.size
@@ -36,37 +37,38 @@ class Head(NamedTuple):
     head_bytes: int
 
 
-def build_head(key: str, *, expires_at: float, value_bytes: int) -> bytes:
+def build_head(key: str, *, expires_at: float, value_bytes: int, magic: bytes = OBJECT_MAGIC) -> bytes:
     """Return what is written before the value."""
     encoded = key.encode()
     shape = _SHAPE.pack(len(encoded), expires_at, value_bytes) + encoded
-    return _GUARD.pack(_MAGIC, _VERSION, zlib.crc32(shape)) + shape
+    return _GUARD.pack(magic, _VERSION, zlib.crc32(shape)) + shape
 
 
-def parse_head(data: bytes | bytearray, *, size: int) -> Head | None:
-    """Return the head at the start of *data*, or None when more of the object is needed.
+def parse_head(data: bytes | bytearray, *, size: int, magic: bytes = OBJECT_MAGIC) -> Head | None:
+    """Return the head at the start of *data*, or None when more of it is needed.
 
     Args:
-        data: The object from its start on.
-        size: Of the whole object in bytes.
+        data: The object or file from its start on.
+        size: Of the whole in bytes.
+        magic: What it must begin with.
 
     Raises:
-        DamagedValueError: The object is foreign, of another version, cut short or damaged.
+        DamagedValueError: It is foreign, of another version, cut short or damaged.
     """
     if size < _FIXED_BYTES:
-        raise DamagedValueError("the object is too short")
+        raise DamagedValueError("too short for a value")
     if len(data) < _FIXED_BYTES:
         return None
-    magic, version, checksum = _GUARD.unpack_from(data)
+    found, version, checksum = _GUARD.unpack_from(data)
     key_bytes, expires_at, value_bytes = _SHAPE.unpack_from(data, _GUARD.size)
     # Compared before anything is read by these lengths: damaged ones may ask for more than there is memory.
-    if (magic, version) != (_MAGIC, _VERSION) or _FIXED_BYTES + key_bytes + value_bytes != size:
-        raise DamagedValueError("the object is foreign or cut short")
+    if (found, version) != (magic, _VERSION) or _FIXED_BYTES + key_bytes + value_bytes != size:
+        raise DamagedValueError("foreign or cut short")
     end = _FIXED_BYTES + key_bytes
     if len(data) < end:
         return None
     if zlib.crc32(data[_GUARD.size : end]) != checksum:
-        raise DamagedValueError("the object is damaged")
+        raise DamagedValueError("the head is damaged")
     return Head(data[_FIXED_BYTES:end].decode(errors="replace"), expires_at, value_bytes, end)
 
 

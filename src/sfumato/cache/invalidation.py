@@ -1,7 +1,7 @@
 """Which entries an administrator means, and the walk over a store that finds them.
 
-What a key tells is asked of the key, and only then is an entry read. A store gives whole values and counts that as use,
-so a walk that reads is for administrators, in small batches.
+What a key tells is asked of the key, and only then is an entry read. Most stores give whole values, all count that as
+use, so a walk that reads is for administrators, in small batches.
 """
 
 from __future__ import annotations

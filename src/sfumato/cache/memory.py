@@ -11,8 +11,40 @@ from typing import NamedTuple
 from anyio import to_thread
 from cachetools import TLRUCache
 
-from sfumato.cache.store import StoreStats
-from sfumato.wire.payload import INLINE_BYTES, Piece, size_of
+from sfumato.cache.store import WHOLE_BYTES, StoreStats
+from sfumato.wire.payload import INLINE_BYTES, Piece, join, size_of
+
+
+class MemoryValue:
+    """A large value as it is held: whoever reads it copies only what is read, and its bytes are checked once.
+
+    Args:
+        data: The value.
+    """
+
+    __slots__ = ("_checking", "_data", "vouched")
+
+    def __init__(self, data: bytes) -> None:
+        self.vouched = False
+        self._data = data
+        self._checking = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many bytes it has."""
+        return len(self._data)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return the bytes from *start* to *stop*."""
+        return self._data[start:stop]
+
+    read_now = read
+
+    def vouch(self, check: Callable[[], None]) -> None:
+        """Run *check* on the bytes unless they have passed one; call it in a thread."""
+        with self._checking:
+            if not self.vouched:
+                check()
+                self.vouched = True
 
 
 class MemoryStore:
@@ -28,7 +60,7 @@ class MemoryStore:
         # cachetools is not safe for use by several threads.
         self._lock = threading.Lock()
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | MemoryValue | None:
         """Return the value, or None when there is none or its time is over."""
         with self._lock:
             # cachetools keeps the bytes of expired values until somebody asks it to let go.
@@ -46,10 +78,9 @@ class MemoryStore:
         if size > self._values.maxsize or lifetime <= 0:
             await self.delete(key)
             return False
-        # Joining releases the GIL above 1 MB when every piece is bytes (CPython, stringlib/join.h).
-        data = await to_thread.run_sync(b"".join, value) if size > INLINE_BYTES else b"".join(value)
+        data = await to_thread.run_sync(join, value) if size > INLINE_BYTES else join(value)
         with self._lock:
-            self._values[key] = _Value(data, lifetime)
+            self._values[key] = _Value(data if size <= WHOLE_BYTES else MemoryValue(data), lifetime)
         return True
 
     async def delete(self, key: str) -> bool:
@@ -94,7 +125,7 @@ class MemoryStore:
 
 
 class _Value(NamedTuple):
-    data: bytes
+    data: bytes | MemoryValue
     lifetime: float
 
 

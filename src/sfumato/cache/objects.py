@@ -25,6 +25,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import to_thread
 from cachetools import LRUCache
 
 from sfumato.cache.budget import Budget, Held
@@ -33,7 +34,7 @@ from sfumato.cache.framing import Head, ValueReader, build_head, parse_head
 from sfumato.cache.object_urls import check_object_url
 from sfumato.cache.store import DamagedValueError, StoreStats
 from sfumato.errors import ConfigurationError
-from sfumato.wire.payload import Piece, size_of
+from sfumato.wire.payload import INLINE_BYTES, Piece, join, size_of
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -129,8 +130,9 @@ class ObjectStore:
                 await self._remove(path)
             return False
         with self._asking(), self._in_time(size):
+            held = [piece if isinstance(piece, bytes | memoryview) else await _fetched(piece) for piece in value]
             # The pieces are taken over without a copy.
-            await self._bucket.put_async(path, (head, *value), use_multipart=False)
+            await self._bucket.put_async(path, (head, *held), use_multipart=False)
         self._used_at[path] = now
         if self._budget.wrote(size):
             self._begin_tidy()
@@ -268,6 +270,10 @@ class ObjectStore:
                 self._untidy = True
                 _log.warning("The cache's bucket cannot be tidied (%s); its budget is not kept.", type(error).__name__)
         self._budget.looked(total, unseen)
+
+
+async def _fetched(piece: Piece) -> bytes:
+    return join((piece,)) if len(piece) <= INLINE_BYTES else await to_thread.run_sync(join, (piece,))
 
 
 def _path(key: str) -> str:

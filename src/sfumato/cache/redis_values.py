@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sfumato.cache.store import DamagedValueError
-from sfumato.wire.payload import Piece, size_of
+from sfumato.wire.payload import Piece, chunks, size_of
 
 NONCE_BYTES = 16
 _HEADER = struct.Struct(">7sB16sIdQ")
@@ -58,7 +58,7 @@ def build_texts(
     encoded = key.encode()
     header = _HEADER.pack(_MAGIC, _VERSION, nonce, len(encoded), expires_at, size_of(value)) + encoded
     checksum, gathered = 0, bytearray()
-    for piece in (header, *value):
+    for piece in (header, *_held(value, chunk_bytes)):
         checksum = zlib.crc32(piece, checksum) if len(piece) <= chunk_bytes else checksum
         view = memoryview(piece)
         while view:
@@ -70,6 +70,15 @@ def build_texts(
                 yield bytes(gathered)
                 gathered.clear()
     yield bytes(gathered) + _TRAILER.pack(nonce, checksum)
+
+
+def _held(value: Sequence[Piece], chunk_bytes: int) -> Iterator[bytes | memoryview]:
+    """Yield the pieces of a value, those that are kept elsewhere in parts."""
+    for piece in value:
+        if isinstance(piece, bytes | memoryview):
+            yield piece
+        else:
+            yield from chunks((piece,), chunk_bytes)
 
 
 def text_size(key: str, value_bytes: int) -> int:

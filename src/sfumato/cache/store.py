@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sfumato.wire.payload import Piece
+from sfumato.wire.pieces import ReadableNow
+
+# Up to this size a value is given out whole where it could also be read as it is needed.
+WHOLE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,22 @@ class StoreFullError(StoreUnavailableError):
     """The store answers and takes no more values."""
 
 
+class StoredBlob(ReadableNow, Protocol):
+    """A value that is read as it is needed, and stays whole when it is removed or replaced meanwhile."""
+
+    @property
+    def vouched(self) -> bool:
+        """Tell whether these very bytes have passed a check."""
+        ...
+
+    def vouch(self, check: Callable[[], None]) -> None:
+        """Run *check* on these bytes unless they have passed one; call it in a thread.
+
+        What it raises passes through, and the bytes have not passed.
+        """
+        ...
+
+
 class Store(Protocol):
     """Keep values by key, each for its own time, within the store's own budget.
 
@@ -45,8 +65,10 @@ class Store(Protocol):
     it into misses. Reading counts as use: the least recently used values make room for new ones.
     """
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | StoredBlob | None:
         """Return the value, or None when there is none or its time is over.
+
+        One above `WHOLE_BYTES` may come as a blob, so that it need not be in memory.
 
         Raises:
             DamagedValueError: The stored bytes are damaged or foreign; they have been removed.

@@ -63,7 +63,10 @@ class Tally:
         with (self._directory / "tally").open("ab", buffering=0) as tally:
             # What several writers append the kernel puts one after the other.
             tally.write(bytes(-(-growth // _TALLY_BYTES)))
-        return True
+            counted = tally.tell() * _TALLY_BYTES
+        # Compared again now that it is counted: others may have begun to write at the same moment. What is refused
+        # stays counted until the next look.
+        return held is None or counted <= max(self.max_bytes, held + growth + _TALLY_BYTES)
 
     def _tallied_bytes(self) -> int | None:
         """Return how much is held at most, None when nobody has looked yet."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 
 from sfumato.cache.memory import MemoryStore
-from sfumato.cache.store import Store, StoreStats
+from sfumato.cache.store import Store, StoredBlob, StoreStats
 from sfumato.wire.payload import Piece
 
 # How long this process may serve what another one has removed or replaced. Longer would save little: a picture that is
@@ -32,20 +32,22 @@ class TieredStore:
         self._backend = backend
         self._removals = 0
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> bytes | StoredBlob | None:
         """Return the value from memory, else from the backend, and then keep it in memory.
 
         Raises:
             DamagedValueError: The backend's value was damaged; it has been removed.
         """
-        value = await self._memory.get(key)
+        value: bytes | StoredBlob | None = await self._memory.get(key)
         if value is not None:
             return value
         removals = self._removals
         value = await self._backend.get(key)
         # What was removed or stored anew during the read must not be undone by it.
         if value is not None and removals == self._removals and await self._memory.get(key) is None:
-            await self._memory.set(key, (value,), expires_in=MEMORY_SECONDS)
+            kept = await self._memory.set(key, (value,), expires_in=MEMORY_SECONDS)
+            # The copy, where there is one: what has been found good of it is so for the next lookup, too.
+            return (await self._memory.get(key) or value) if kept else value
         return value
 
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:

@@ -10,6 +10,7 @@ from sfumato.cli.cache import cache
 from sfumato.cli.check import check
 from sfumato.cli.demo import demo
 from sfumato.cli.emulator import emulator
+from sfumato.cli.proxy import proxy
 from sfumato.cli.serve import serve
 from sfumato.cli.variants import variants
 
@@ -34,6 +35,6 @@ def sfumato_command(
     """Gemini 3 Pro Image behind the OpenAI Images API."""
 
 
-for command in (serve, emulator, demo, variants, check):
+for command in (serve, proxy, emulator, demo, variants, check):
     app.command()(command)
 app.add_typer(cache, name="cache")

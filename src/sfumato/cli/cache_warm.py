@@ -136,7 +136,7 @@ def warm(
 
 
 def _ask(console: Console, settings: Settings, expected: Estimate, *, yes: bool) -> None:
-    if not settings.accounts:
+    if not settings.has_accounts:
         raise ConfigurationError("There is no Gemini key to make them with: set GEMINI_API_KEY or GEMINI_API_KEYS.")
     cents = math.ceil(expected.cost_usd * 100) / 100
     _say(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.errors import ConfigurationError, UpstreamAuthError
+from sfumato.errors import ConfigurationError, ImageError, UpstreamAuthError
 from sfumato.images.models import FAMILIES
 from sfumato.images.variants import parse_variant
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sfumato.settings import Settings
+    from sfumato.upstream.accounts import Account
 
 _TIMEOUT_SECONDS = 10.0
 _WIDTH_WITHOUT_TERMINAL = 150
@@ -68,11 +70,12 @@ def check(
         findings.problem(error.message)
     else:
         _print_variables(console, settings)
+        accounts = _check_accounts(settings, findings)
         usable = _check_together(settings, findings)
         if offline:
             findings.skipped("Gemini, because of --offline")
         else:
-            _check_upstream(settings, model, findings)
+            asyncio.run(_check_upstream(accounts, model, findings))
         if usable:
             asyncio.run(_check_cache(settings, findings))
     if findings.problems:
@@ -92,14 +95,25 @@ def _print_variables(console: Console, settings: Settings) -> None:
     console.print(table)
 
 
+def _check_accounts(settings: Settings, findings: _Findings) -> tuple[Account, ...]:
+    from sfumato.upstream.account_file import build_accounts  # noqa: PLC0415  # with this command only
+
+    try:
+        accounts = build_accounts(settings)
+    except ConfigurationError:
+        # The start-up that is tried next says it.
+        return ()
+    if accounts:
+        findings.fine(f"Accounts: {', '.join(account.label for account in accounts)}")
+    else:
+        findings.problem("There is no Gemini key: set GEMINI_API_KEY, GEMINI_API_KEYS or GEMINI_IMAGE_ACCOUNTS_FILE.")
+    return accounts
+
+
 def _check_together(settings: Settings, findings: _Findings) -> bool:
     """Return whether a process would start with these settings."""
     from sfumato.runtime import Runtime  # noqa: PLC0415  # it loads most of the package
 
-    if settings.accounts:
-        findings.fine(f"Gemini keys: {', '.join(account.label for account in settings.accounts)}")
-    else:
-        findings.problem("There is no Gemini key: set GEMINI_API_KEY or GEMINI_API_KEYS.")
     try:
         Runtime(settings)
     except ConfigurationError as error:
@@ -108,21 +122,26 @@ def _check_together(settings: Settings, findings: _Findings) -> bool:
     return True
 
 
-def _check_upstream(settings: Settings, model: str, findings: _Findings) -> None:
-    """Ask for the model's description with every key."""
+async def _check_upstream(accounts: Sequence[Account], model: str, findings: _Findings) -> None:
+    """Ask for the model's description with every key; of Vertex AI, whose models have none, only for a token."""
     import httpx  # noqa: PLC0415  # with this command only
-
-    from sfumato.upstream.accounts import Account  # noqa: PLC0415
 
     variant = parse_variant(model)
     name = variant.family.name if variant else model
-    with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, follow_redirects=False) as client:
-        for label, secret in settings.accounts:
-            account = Account.at(label, secret.get_secret_value(), settings.api_base, settings.api_version)
-            url = f"{account.base}/{account.version}/models/{name}"
-            told = f"{url} with the key '{label}'"
+    async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False, follow_redirects=False) as client:
+        for account in accounts:
             try:
-                answer = client.get(url, headers={"x-goog-api-key": secret.get_secret_value()})
+                headers = await account.credentials.headers()
+            except ImageError as error:
+                findings.problem(f"no token for the account '{account.label}': {error.message}")
+                continue
+            if account.backend == "vertex":
+                findings.fine(f"authorized: the account '{account.label}' has a token for {account.server}")
+                continue
+            url = f"{account.base}/{account.version}/models/{name}"
+            told = f"{url} with the key '{account.label}'"
+            try:
+                answer = await client.get(url, headers=dict(headers))
             except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
                 findings.problem(f"unreachable: {told} ({type(error).__name__})")
                 continue

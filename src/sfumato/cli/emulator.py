@@ -38,10 +38,11 @@ def emulator(
         app = create_emulator(options)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+    from sfumato.cli.draining import Served  # noqa: PLC0415  # it loads uvicorn
     from sfumato.cli.listening import open_socket, run  # noqa: PLC0415
     from sfumato.cli.log_config import log_config  # noqa: PLC0415
 
-    run(app, open_socket(host, port), name="The Gemini emulator", log_config=log_config("INFO"))
+    run(lambda: Served(app), open_socket(host, port), name="The Gemini emulator", log_config=log_config("INFO"))
 
 
 def _print_switches(switches: dict[str, str]) -> None:

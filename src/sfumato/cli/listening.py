@@ -1,19 +1,19 @@
-"""Run an ASGI app with uvicorn: say where it listens, end with 0 when told to end."""
+"""Listen for requests: on which address, in how many processes, and until when."""
 
 from __future__ import annotations
 
 import ipaddress
-import math
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import uvicorn
-from uvicorn.supervisors import Multiprocess
-
+from sfumato.cli.draining import DrainingServer, Served
+from sfumato.cli.workers import Workers
 from sfumato.errors import ConfigurationError
+
+_BACKLOG = 2048
 
 
 def is_loopback(host: str) -> bool:
@@ -45,7 +45,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def run(
-    app: Callable[..., Any],
+    build: Callable[[], Served],
     listener: socket.socket,
     *,
     name: str,
@@ -53,49 +53,35 @@ def run(
     workers: int = 1,
     grace_seconds: float = 5,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT, then end without losing a request that was sent before; a second signal cuts off.
 
     Args:
-        app: The app; with several *workers* a picklable factory of it, called in each.
+        build: A factory of what is served; with several *workers* a picklable one, called in each.
         listener: Where to listen.
         name: Who listens, for the line on stdout that says so.
         log_config: For `logging.config.dictConfig`, in every process.
         workers: Processes.
-        grace_seconds: How long running requests may take after the signal.
+        grace_seconds: Bound of the time between the signal and the end.
+
+    Raises:
+        ConfigurationError: The app does not start in a worker.
     """
-    config = uvicorn.Config(
-        app,
-        factory=workers > 1,
-        workers=workers,
-        log_config=log_config,
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(grace_seconds),
-        server_header=False,
-    )
-    # uvicorn raises the signal again once it has stopped; a service that was told to end has not failed.
+    # A service that is told to end while it starts, or when it is all but gone, has not failed either.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     host, port = listener.getsockname()[:2]
     line = f"{name} listens on http://{f'[{host}]' if ':' in host else host}:{port}"
     with listener:
-        if workers > 1:
-            _announce(line)
-            Multiprocess(config, [listener]).run()
-        else:
-            _AnnouncingServer(config, line).run([listener])
-
-
-class _AnnouncingServer(uvicorn.Server):
-    """Says where it listens once it does."""
-
-    def __init__(self, config: uvicorn.Config, line: str) -> None:
-        super().__init__(config)
-        self._line = line
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            _announce(self._line)
+        if workers == 1:
+            server = DrainingServer(
+                build(), log_config=log_config, grace_seconds=grace_seconds, on_start=lambda: _announce(line)
+            )
+            server.run([listener])
+            return
+        # Whoever connects before the first worker is up waits for it.
+        listener.listen(_BACKLOG)
+        _announce(line)
+        Workers(build, listener, count=workers, log_config=log_config, grace_seconds=grace_seconds).run()
 
 
 def _announce(line: str) -> None:

@@ -11,8 +11,7 @@ import typer
 from sfumato.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
+    from sfumato.cli.draining import Served
     from sfumato.settings import Settings
 
 
@@ -39,11 +38,11 @@ def serve(
     check_access(settings, host=host, no_auth=no_auth)
     logs = log_config(settings.log_level)
     logging.config.dictConfig(logs)
-    build = functools.partial(build_app, settings, no_auth=no_auth)
+    build = functools.partial(build_served, settings, no_auth=no_auth)
     # Built here in any case, so that a bad configuration ends this process and not worker after worker.
-    app = build()
+    served = build()
     run(
-        app if workers == 1 else build,
+        build if workers > 1 else lambda: served,
         open_socket(host, port),
         name="sfumato",
         log_config=logs,
@@ -52,15 +51,18 @@ def serve(
     )
 
 
-def build_app(settings: Settings, *, no_auth: bool) -> Starlette:
-    """Create the app that `serve` serves.
+def build_served(settings: Settings, *, no_auth: bool) -> Served:
+    """Create what `serve` serves.
 
     Raises:
         ConfigurationError: The settings ask for something that this version does not have.
     """
     from sfumato.asgi.app import create_app  # noqa: PLC0415  # at its first use: it loads most of the package
+    from sfumato.cli.draining import Served, working_seconds  # noqa: PLC0415  # it loads uvicorn
 
-    return create_app(settings, anonymous=no_auth)
+    grace_seconds = working_seconds(settings.grace_seconds)
+    app = create_app(settings.model_copy(update={"grace_seconds": grace_seconds}), anonymous=no_auth, export=True)
+    return Served(app, app.state.runtime.begin_drain)
 
 
 def check_access(settings: Settings, *, host: str, no_auth: bool) -> None:
@@ -71,7 +73,7 @@ def check_access(settings: Settings, *, host: str, no_auth: bool) -> None:
     """
     from sfumato.cli.listening import is_loopback  # noqa: PLC0415  # it loads uvicorn
 
-    if not settings.accounts:
+    if not settings.has_accounts:
         raise ConfigurationError("There is no Gemini key: set GEMINI_API_KEY or GEMINI_API_KEYS.")
     if settings.client_keys and no_auth:
         raise ConfigurationError("--no-auth contradicts GEMINI_IMAGE_CLIENT_KEYS: leave one of them out.")

@@ -1,4 +1,4 @@
-"""The ASGI application: Gemini's routes, and ``/emulator`` for the journal and the table of switches."""
+"""The ASGI application: the Gemini API's routes, Vertex AI's, and ``/emulator`` for journal and switches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sfumato.emulator.addresses import VERTEX_PATH
 from sfumato.emulator.faults import SWITCHES, parse_faults
 from sfumato.emulator.journal import Journal
 from sfumato.emulator.options import EmulatorOptions
@@ -14,11 +15,12 @@ from sfumato.emulator.responder import Desk, Responder
 
 
 def create_emulator(options: EmulatorOptions | None = None) -> Starlette:
-    """Build an emulator of the Gemini API.
+    """Build an emulator of the Gemini API and of Vertex AI's generateContent.
 
     Serves ``models``, ``models/{model}`` and its ``:generateContent``, ``:streamGenerateContent`` and ``:countTokens``
-    under ``/v1`` and ``/v1beta``; ``GET`` and ``DELETE /emulator/journal``; ``GET /emulator/switches``. The journal
-    also stands in ``app.state.journal``.
+    under ``/v1`` and ``/v1beta``; Vertex AI's ``:generateContent`` and ``:streamGenerateContent`` under ``/v1`` and
+    ``/v1beta1``, for any project and location; ``GET`` and ``DELETE /emulator/journal``; ``GET /emulator/switches``.
+    The journal also stands in ``app.state.journal``.
 
     Raises:
         FaultSyntaxError: A fault text in *options* is not in the grammar of `sfumato.emulator.faults`.
@@ -49,6 +51,7 @@ def create_emulator(options: EmulatorOptions | None = None) -> Starlette:
             Route("/emulator/switches", switches, methods=["GET"]),
             Route("/{version}/models", serve, methods=["GET", "POST"]),
             Route("/{version}/models/{name:path}", serve, methods=["GET", "POST"]),
+            Route(VERTEX_PATH, serve, methods=["GET", "POST"]),
             Route("/{path:path}", serve, methods=["GET", "POST"]),
         ]
     )

@@ -18,7 +18,6 @@ from msgspec import inspect
 from sfumato.emulator.schema import NESTED_NAMES, PAYLOADS, Message, Part
 from sfumato.emulator.statuses import GoogleError, bad_request
 
-_PACKAGE = "type.googleapis.com/google.ai.generativelanguage.v1beta."
 _PAYLOAD_RECEIVED = "Invalid JSON payload received."
 _EXCERPT_CHARS = 40
 _MALFORMED = "JSON is malformed: "
@@ -50,15 +49,20 @@ def parse_json(body: bytes) -> Any:
         raise _unreadable(f"{reason[:1].upper()}{reason[1:]}.", body, int(found[1])) from None
 
 
-def read_message(cls: type[M], value: Any) -> M:
+def read_message(cls: type[M], value: Any, *, package: str) -> M:
     """Read parsed JSON as the message *cls*.
+
+    Args:
+        cls: The message.
+        value: Parsed JSON.
+        package: Stands before the names of types in messages.
 
     Raises:
         GoogleError: 400 naming every unknown field and every value of a wrong type.
     """
     if not isinstance(value, dict):
         raise _unreadable('Unknown name "": Root element must be a message.')
-    reader = _Reader()
+    reader = _Reader(package)
     message = reader.message(cls, value, "")
     if reader.violations:
         raise bad_request(reader.violations)
@@ -106,7 +110,8 @@ def _fields(cls: type[Message]) -> Mapping[str, tuple[str, inspect.Type]]:
 class _Reader:
     """One walk through a body, gathering its violations as (field path, description)."""
 
-    def __init__(self) -> None:
+    def __init__(self, package: str) -> None:
+        self.package = package
         self.violations: list[tuple[str, str]] = []
 
     def message(self, cls: type[M], value: dict[str, Any], path: str) -> M:
@@ -137,10 +142,10 @@ class _Reader:
             case inspect.StructType(cls=cls) if issubclass(cls, Message):
                 if isinstance(item, dict):
                     return self.message(cls, item, path)
-                return self._mistyped(_type_name(cls), item, path)
+                return self._mistyped(self._type_name(cls), item, path)
             case inspect.EnumType(cls=cls):
                 found = next((member for member in cls if member.value == item), None)
-                return self._mistyped(_type_name(cls), item, path) if found is None else found
+                return self._mistyped(self._type_name(cls), item, path) if found is None else found
             case inspect.BytesType():
                 data = decode_base64(item) if isinstance(item, str) else None
                 return self._undecodable(item, path) if data is None else data
@@ -183,6 +188,5 @@ class _Reader:
     def _refuse(self, path: str, description: str) -> None:
         self.violations.append((path, description))
 
-
-def _type_name(cls: type) -> str:
-    return _PACKAGE + NESTED_NAMES.get(cls.__name__, cls.__name__)
+    def _type_name(self, cls: type) -> str:
+        return self.package + NESTED_NAMES.get(cls.__name__, cls.__name__)

@@ -50,8 +50,14 @@ class Sketch:
     grain: bool = False
 
 
-def draw(sketch: Sketch, picture_format: PictureFormat) -> bytes:
-    """Draw *sketch* and return the encoded picture; takes 0.1 to 0.5 s at 4K, so call it in a thread."""
+def draw(sketch: Sketch, picture_format: PictureFormat, *, quality: int | None = None) -> bytes:
+    """Draw *sketch* and return the encoded picture; takes 0.1 to 0.5 s at 4K, so call it in a thread.
+
+    Args:
+        sketch: What to draw.
+        picture_format: JPEG or PNG.
+        quality: The JPEG encoder's.
+    """
     with _EASELS:
         image = _background(sketch)
         if sketch.grain:
@@ -62,7 +68,7 @@ def draw(sketch: Sketch, picture_format: PictureFormat) -> bytes:
         if picture_format == "PNG":
             image.save(out, "PNG", compress_level=1)
         else:
-            image.save(out, "JPEG", quality=_JPEG_QUALITY)
+            image.save(out, "JPEG", quality=_JPEG_QUALITY if quality is None else quality)
         return out.getvalue()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sfumato.emulator import statuses
+from sfumato.emulator import statuses, vertex_statuses
+from sfumato.emulator.addresses import Address
 from sfumato.emulator.delivery import HTML_TYPE, JSON_TYPE
 from sfumato.emulator.faults import Fault
 from sfumato.emulator.statuses import GoogleError
@@ -31,8 +32,10 @@ def not_found_page() -> Page:
     return Page(404, HTML_TYPE, _PAGE.replace(b"Server Error", b"Not Found") % (404, 404))
 
 
-def failure_of(fault: Fault, *, model: str, version: str, method: str) -> GoogleError | Page | None:
+def failure_of(fault: Fault, address: Address) -> GoogleError | Page | None:
     """Return what *fault* answers instead of a generated answer; None when an answer is generated all the same."""
+    if address.backend == "vertex" and (error := _vertex_failure(fault, address)):
+        return error
     match fault.name:
         case "html":
             return Page(fault.count, HTML_TYPE, _PAGE % (fault.count, fault.count))
@@ -42,13 +45,13 @@ def failure_of(fault: Fault, *, model: str, version: str, method: str) -> Google
             return Page(200, JSON_TYPE, b"")
         case "429" | "429-day" | "429-free-tier":
             return statuses.quota_exceeded(
-                model,
+                address.model,
                 per_day=fault.name != "429",
                 delay_seconds=fault.seconds,
                 limit=0 if fault.name == "429-free-tier" else None,
             )
         case "404":
-            return statuses.model_not_found(model, version=version, method=method)
+            return not_found(address)
         case "503" | "stream-error":
             return statuses.overloaded(fault.seconds if fault.argument else None)
         case _:
@@ -65,3 +68,25 @@ def failure_of(fault: Fault, *, model: str, version: str, method: str) -> Google
                 "504": statuses.deadline_exceeded,
             }.get(fault.name)
             return build() if build else None
+
+
+def not_found(address: Address) -> GoogleError:
+    """Return what a model or a method that does not exist is answered with."""
+    if address.backend == "vertex":
+        return vertex_statuses.publisher_model_not_found(address)
+    return statuses.model_not_found(address.model, version=address.version, method=address.method)
+
+
+def _vertex_failure(fault: Fault, address: Address) -> GoogleError | None:
+    """Return Vertex AI's answer where it differs; API keys mean nothing there."""
+    match fault.name:
+        case "429":
+            return vertex_statuses.quota_exceeded(address)
+        case "429-capacity":
+            return vertex_statuses.capacity_exhausted()
+        case "invalid-key":
+            return statuses.unauthenticated()
+        case "403" | "leaked-key":
+            return vertex_statuses.permission_denied(address)
+        case _:
+            return None

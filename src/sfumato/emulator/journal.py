@@ -22,7 +22,8 @@ class Call:
 
     Attributes:
         time: Unix seconds of its arrival.
-        key_hint: The key's last four characters; empty for no key or a very short one.
+        backend: ``gemini`` or ``vertex``; with the latter *project* and *location*.
+        key_hint: The last four characters of the key or token; empty for none or a very short one.
         status: What it was answered with; None while it runs, 499 when the client left first.
         body: The request's JSON, each inline picture replaced by its bytes, sha256, width and height.
         fault: The fault texts in force, joined by commas.
@@ -35,6 +36,9 @@ class Call:
     method: str
     path: str
     model: str | None = None
+    backend: str = "gemini"
+    project: str | None = None
+    location: str | None = None
     key_hint: str = ""
     status: int | None = None
     body: Any = None

@@ -10,21 +10,20 @@ from typing import Any
 from anyio import to_thread
 from starlette.requests import ClientDisconnect, Request
 
-from sfumato.emulator.access import check_access
+from sfumato.emulator.access import check_access, read_secret
+from sfumato.emulator.addresses import Address
 from sfumato.emulator.answers import Answer, compose_answer, count_prompt_tokens, encode_document, encode_event
 from sfumato.emulator.catalog import get_model, list_models
 from sfumato.emulator.decoder import parse_json, read_message
 from sfumato.emulator.delivery import EVENT_STREAM_TYPE, JSON_TYPE, Delivery
-from sfumato.emulator.failures import Page, failure_of, not_found_page
+from sfumato.emulator.failures import Page, failure_of, not_found, not_found_page
 from sfumato.emulator.faults import HEADER, Fault, FaultBook, FaultSyntaxError, find_triggers, parse_faults
 from sfumato.emulator.journal import Call, Journal, hint_key, mask_headers, redact
 from sfumato.emulator.options import EmulatorOptions
-from sfumato.emulator.schema import CountTokensRequest, GenerateContentRequest
-from sfumato.emulator.statuses import GoogleError, invalid_argument, model_not_found, overloaded, payload_too_large
+from sfumato.emulator.schema import CountTokensRequest, GenerateContentBody, GenerateContentRequest
+from sfumato.emulator.statuses import GoogleError, invalid_argument, overloaded, payload_too_large
 from sfumato.emulator.validation import Order, find_family, validate
-
-_METHODS = ("generateContent", "streamGenerateContent", "countTokens")
-_VERSIONS = ("v1", "v1beta")
+from sfumato.emulator.vertex_schema import VertexGenerateContentRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,9 @@ class Responder:
     def __init__(self, desk: Desk, request: Request) -> None:
         self._desk = desk
         self._request = request
-        self._version = request.path_params.get("version", "")
-        self._model, _, self._method = request.path_params.get("name", "").partition(":")
-        self._key = request.headers.get("x-goog-api-key") or request.query_params.get("key") or ""
+        self._address = Address.of(request.path_params)
+        self._model, self._method = self._address.model, self._address.method
+        self._key = read_secret(request, self._address)
         self._faults: tuple[Fault, ...] = ()
         self._started = desk.options.clock()
         self._call = desk.journal.open(
@@ -54,6 +53,9 @@ class Responder:
                 method=request.method,
                 path=request.url.path,
                 model=self._model or None,
+                backend=self._address.backend,
+                project=self._address.project,
+                location=self._address.location,
                 key_hint=hint_key(self._key),
                 headers=mask_headers(request.headers),
             )
@@ -73,17 +75,16 @@ class Responder:
 
     async def _answer(self) -> Delivery:
         body = await self._read_body()
-        if self._version not in _VERSIONS:
+        address = self._address
+        if not address.is_served:
             return self._turn(not_found_page())
-        authorization = self._request.headers.get("authorization")
-        accepted = self._desk.options.api_keys
-        check_access(key=self._key, authorization=authorization, accepted=accepted)
-        if self._request.method == "GET" and not self._method:
+        check_access(self._request, address, self._desk.options.api_keys)
+        if self._request.method == "GET" and not self._method and address.backend == "gemini":
             return self._list()
         if self._request.method != "POST" or not self._method:
             return self._turn(not_found_page())
-        if find_family(self._model) is None or self._method not in _METHODS:
-            raise model_not_found(self._model, version=self._version, method=self._method)
+        if find_family(self._model) is None or not address.has_method:
+            raise not_found(address)
         order = await to_thread.run_sync(self._check, body)
         if self._method == "countTokens":
             return self._count(order)
@@ -107,11 +108,15 @@ class Responder:
         self._call.body = redact(document)
         family = find_family(self._model)
         assert family is not None  # noqa: S101 - the caller looked
+        package = self._address.package
+        request: GenerateContentBody
         if self._method == "countTokens":
-            counted = read_message(CountTokensRequest, document)
+            counted = read_message(CountTokensRequest, document, package=package)
             request = counted.generate_content_request or GenerateContentRequest(contents=counted.contents)
+        elif self._address.backend == "vertex":
+            request = read_message(VertexGenerateContentRequest, document, package=package)
         else:
-            request = read_message(GenerateContentRequest, document)
+            request = read_message(GenerateContentRequest, document, package=package)
         return validate(family, request)
 
     def _list(self) -> Delivery:
@@ -119,7 +124,7 @@ class Responder:
         if failed:
             return failed
         if self._model:
-            return self._deliver(get_model(self._model, version=self._version))
+            return self._deliver(get_model(self._model, version=self._address.version))
         query = self._request.query_params
         page = list_models(page_size=query.get("pageSize"), page_token=query.get("pageToken"))
         return self._deliver(page)
@@ -166,7 +171,7 @@ class Responder:
         ending = next((fault for fault in self._faults if fault.switch.ends), None)
         if ending is None or (ending.name == "stream-error" and self._method == "streamGenerateContent"):
             return None
-        failure = failure_of(ending, model=self._model, version=self._version, method=self._method)
+        failure = failure_of(ending, self._address)
         if isinstance(failure, GoogleError):
             raise failure
         return self._turn(failure) if failure else None

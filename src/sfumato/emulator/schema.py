@@ -1,4 +1,4 @@
-"""The request messages and enums of the Gemini API (AI Studio, v1beta), field by field; Vertex-only fields are absent.
+"""The request messages and enums of the Gemini API (AI Studio, v1beta), field by field; for Vertex: `vertex_schema`.
 
 Field names are protobuf's; JSON takes them in camelCase and in snake_case.
 Source: google-genai 3.4.0 ``types.py`` and its ``_to_mldev`` converters, seen 2026-11-21.
@@ -80,13 +80,20 @@ class ServiceTier(StrEnum):
     PRIORITY = "priority"
 
 
-# How error messages name the types, after "type.googleapis.com/google.ai.generativelanguage.v1beta.".
+# How error messages name the types, after the package of the API.
 NESTED_NAMES = {
     "Modality": "GenerationConfig.Modality",
     "MediaResolution": "GenerationConfig.MediaResolution",
     "ThinkingLevel": "ThinkingConfig.ThinkingLevel",
     "HarmBlockThreshold": "SafetySetting.HarmBlockThreshold",
     "PartMediaResolution": "Part.MediaResolution",
+    "PersonGeneration": "ImageConfig.PersonGeneration",
+    "ProminentPeople": "ImageConfig.ProminentPeople",
+    "HarmBlockMethod": "SafetySetting.HarmBlockMethod",
+    "ImageOutputOptions": "ImageConfig.ImageOutputOptions",
+    "VertexImageConfig": "ImageConfig",
+    "VertexGenerationConfig": "GenerationConfig",
+    "VertexSafetySetting": "SafetySetting",
 }
 
 
@@ -228,10 +235,9 @@ class Tool(Message, frozen=True):
     file_search: dict[str, Any] | None = None
 
 
-class GenerateContentRequest(Message, frozen=True):
-    """The body of generateContent and streamGenerateContent. Vertex's labels and modelArmorConfig are unknown here."""
+class GenerateContentBody(Message, frozen=True):
+    """What the bodies of both APIs share."""
 
-    model: str = ""
     contents: tuple[Content, ...] = ()
     system_instruction: Content | None = None
     generation_config: GenerationConfig | None = None
@@ -239,6 +245,12 @@ class GenerateContentRequest(Message, frozen=True):
     tools: tuple[Tool, ...] = ()
     tool_config: dict[str, Any] | None = None
     cached_content: str = ""
+
+
+class GenerateContentRequest(GenerateContentBody, frozen=True):
+    """The body of generateContent and streamGenerateContent. Vertex's labels and modelArmorConfig are unknown here."""
+
+    model: str = ""
     service_tier: ServiceTier | None = None
     store: bool | None = None
 

@@ -14,6 +14,7 @@ from sfumato.emulator.inputs import InputPicture, read_picture
 from sfumato.emulator.schema import (
     PAYLOADS,
     Content,
+    GenerateContentBody,
     GenerateContentRequest,
     GenerationConfig,
     HarmBlockThreshold,
@@ -23,6 +24,7 @@ from sfumato.emulator.schema import (
     Part,
 )
 from sfumato.emulator.statuses import GoogleError, invalid_argument
+from sfumato.emulator.vertex_schema import VertexGenerateContentRequest, VertexImageConfig
 from sfumato.images.models import FAMILIES, ModelFamily
 
 CATEGORIES = (
@@ -33,6 +35,7 @@ CATEGORIES = (
     HarmCategory.HARM_CATEGORY_CIVIC_INTEGRITY,
     HarmCategory.HARM_CATEGORY_JAILBREAK,
 )
+_OUTPUT_TYPES = ("", "image/png", "image/jpeg")
 # The lists in Google's messages are those of all models together (seen 2026-10-01).
 _ALL_SIZES = ("1K", "2K", "4K", "512", "512P", "512PX")
 _ALL_RATIOS = ("1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9")
@@ -49,6 +52,8 @@ class Order:
         tier: ``imageSize``, None when the request left it open; likewise *aspect_ratio*.
         images: Every inline picture, in order.
         safety: (category, threshold) as sent.
+        vertex: Whether Vertex AI was asked, which tells the kind of traffic.
+        output_type, output_quality: What file Vertex AI is asked for, None where that was left open.
         draws: False when the response modalities hold no IMAGE; *speaks* likewise for TEXT.
     """
 
@@ -65,6 +70,9 @@ class Order:
     max_output_tokens: int | None = None
     service_tier: str | None = None
     searches: bool = False
+    vertex: bool = False
+    output_type: str | None = None
+    output_quality: int | None = None
 
     @property
     def effective_ratio(self) -> str:
@@ -89,7 +97,7 @@ def find_family(model: str) -> ModelFamily | None:
     return next((family for family in FAMILIES if family.name == model), None)
 
 
-def validate(family: ModelFamily, request: GenerateContentRequest) -> Order:
+def validate(family: ModelFamily, request: GenerateContentBody) -> Order:
     """Check *request* as Gemini does for the model *family*.
 
     Raises:
@@ -100,7 +108,9 @@ def validate(family: ModelFamily, request: GenerateContentRequest) -> Order:
     _check_config(config)
     _check_tools(request)
     safety = _check_safety(request)
-    tier, ratio = _check_image_config(family, config.image_config or ImageConfig())
+    image_config = config.image_config or ImageConfig()
+    tier, ratio = _check_image_config(family, image_config)
+    output_type, output_quality = _check_output(image_config)
     _check_signatures(family, request.contents)
     parts = [part for content in request.contents for part in content.parts]
     system = request.system_instruction.parts if request.system_instruction else ()
@@ -118,8 +128,11 @@ def validate(family: ModelFamily, request: GenerateContentRequest) -> Order:
         speaks=Modality.TEXT in modalities,
         include_thoughts=bool(config.thinking_config and config.thinking_config.include_thoughts),
         max_output_tokens=config.max_output_tokens,
-        service_tier=request.service_tier.value if request.service_tier else None,
+        service_tier=_service_tier(request),
         searches=any(tool.google_search for tool in request.tools),
+        vertex=isinstance(request, VertexGenerateContentRequest),
+        output_type=output_type,
+        output_quality=output_quality,
     )
 
 
@@ -155,7 +168,7 @@ def _check_config(config: GenerationConfig) -> None:
         raise invalid_argument(message)
 
 
-def _check_tools(request: GenerateContentRequest) -> None:
+def _check_tools(request: GenerateContentBody) -> None:
     if any(tool.function_declarations for tool in request.tools):
         raise invalid_argument("Function calling is not enabled for this model")
     if any(tool.code_execution is not None for tool in request.tools):
@@ -164,7 +177,11 @@ def _check_tools(request: GenerateContentRequest) -> None:
         raise GoogleError(403, "CachedContent not found (or permission denied)")
 
 
-def _check_safety(request: GenerateContentRequest) -> tuple[tuple[str, str], ...]:
+def _check_safety(request: GenerateContentBody) -> tuple[tuple[str, str], ...]:
+    if isinstance(request, VertexGenerateContentRequest):
+        if any(row.category is HarmCategory.HARM_CATEGORY_UNSPECIFIED for row in request.safety_settings):
+            raise invalid_argument()
+        return tuple((row.category.value, row.threshold.value) for row in request.safety_settings)
     allowed = ", ".join(CATEGORIES)
     faults = [
         f"* GenerateContentRequest.safety_settings[{index}]: element predicate failed: $.category in ({allowed})"
@@ -193,6 +210,22 @@ def _check_image_config(family: ModelFamily, config: ImageConfig) -> tuple[str |
         listed = ", ".join(f"'{name}'" for name in known[:-1]) + f", or '{known[-1]}'"
         raise invalid_argument(f"aspect_ratio must be one of {listed}")
     return _SIZE_SYNONYMS.get(tier, tier) or None, ratio or None
+
+
+def _check_output(config: ImageConfig) -> tuple[str | None, int | None]:
+    """Return the file that Vertex AI is asked for; what it says to another is not known, so it is the catch-all."""
+    options = config.image_output_options if isinstance(config, VertexImageConfig) else None
+    if options is None:
+        return None, None
+    quality = options.compression_quality
+    if options.mime_type not in _OUTPUT_TYPES or (quality is not None and not 0 <= quality <= 100):
+        raise invalid_argument()
+    return options.mime_type or None, quality
+
+
+def _service_tier(request: GenerateContentBody) -> str | None:
+    tier = request.service_tier if isinstance(request, GenerateContentRequest) else None
+    return tier.value if tier else None
 
 
 def _check_signatures(family: ModelFamily, contents: tuple[Content, ...]) -> None:

@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from sfumato.cache.image_cache import ImageCache
+from sfumato.cache.vitals import CacheVitals
 from sfumato.engine.attempts import out_of_time
+from sfumato.engine.idempotency import Idempotency
 from sfumato.engine.intake import Intake
-from sfumato.engine.slots import UNEXPECTED, Run, Slots
-from sfumato.errors import ImageError, InternalError
+from sfumato.engine.presence import Presence
+from sfumato.engine.runs import Run
+from sfumato.engine.slots import UNEXPECTED, Slots
+from sfumato.errors import ImageError, InternalError, OverloadedError
 from sfumato.images.request import CacheStatus, GeneratedImage, ImageRequest, ImageResult, Timings
-from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, resolve
+from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
 from sfumato.images.safety import Threshold
-from sfumato.telemetry.observer import Call, Observer, OperationRecord, note_refusal, observed
-from sfumato.upstream.accounts import Account
+from sfumato.telemetry.observer import Call, Observer, Operation, OperationRecord, begin, followed, note_refusal
+from sfumato.upstream.account_states import AccountState
+from sfumato.upstream.accounts import Account, AccountPool
 
 _log = logging.getLogger("sfumato")
+# Pictures that are answered are stored even where running work has no time left.
+_STORE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """One call of `ImageClient.generate`."""
+
+    wish: ImageWish
+    call: Call
+    floor: Threshold | None
+    account: Account | None
+    deadline: float
+    record: OperationRecord
+    operation: Operation
+    presence: Presence
 
 
 class ImageClient:
@@ -29,6 +52,7 @@ class ImageClient:
         policy: The operator's decisions.
         intake: Reads input pictures.
         slots: Fills a request's slots.
+        idempotency: Knows which request an ``Idempotency-Key`` stands for.
         observer: Sees every request.
         timeout_seconds: Deadline of a request that names none.
         hash_salt: Keys the hashes of prompts and users in telemetry.
@@ -42,6 +66,7 @@ class ImageClient:
         policy: RequestPolicy,
         intake: Intake,
         slots: Slots,
+        idempotency: Idempotency,
         observer: Observer,
         timeout_seconds: float,
         hash_salt: str | None,
@@ -51,11 +76,13 @@ class ImageClient:
         self._policy = policy
         self._intake = intake
         self._slots = slots
+        self._idempotency = idempotency
         self._observer = observer
         self._timeout_seconds = timeout_seconds
         self._hash_salt = hash_salt
         self._clock = clock
         self._on_close = on_close
+        self._draining = False
 
     async def generate(
         self,
@@ -67,6 +94,9 @@ class ImageClient:
         timeout_seconds: float | None = None,
     ) -> ImageResult:
         """Make the pictures that *wish* asks for.
+
+        Cancel it when the client leaves: what waits ends, and what upstream renders by then goes on in the background,
+        is stored, and is found by the client's next try.
 
         Args:
             wish: What the client asked.
@@ -81,17 +111,32 @@ class ImageClient:
         Raises:
             ImageError: No picture came; of several errors the one that ranks highest (blocked > quota > rest).
         """
-        started = self._clock()
+        if self._draining:
+            raise self._turned_away(wish, call)
         timeout = min(self._timeout_seconds, timeout_seconds or self._timeout_seconds)
         record = OperationRecord(
             call=call, operation=wish.operation.value, model=wish.variant.name, tenant=wish.tenant, n=wish.n
         )
-        with observed(self._observer, record, clock=self._clock) as operation:
+        # Begun here, in the context of the request that it belongs to; the work itself has a context of its own.
+        operation = begin(self._observer, record)
+        presence = Presence()
+        visit = _Visit(wish, call, floor, account, self._clock() + timeout, record, operation, presence)
+        task = self._slots.work.start(self._serve(visit))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise shutting_down() from None
+            record.abandoned = True
+            presence.leave()
+            raise
+
+    async def _serve(self, visit: _Visit) -> ImageResult:
+        call, record, started = visit.call, visit.record, self._clock()
+        with followed(visit.operation, record, clock=self._clock):
             try:
-                inputs = await self._admit(wish, timeout)
-                request = resolve(wish, self._policy.with_floor(floor), inputs)
-                record.describe_request(request, salt=self._hash_salt)
-                run = Run(request, operation, record, account, started + timeout)
+                with visit.presence.waiting():
+                    run = await self._admit(visit)
                 images = await self._slots.fill(run)
             except ImageError:
                 raise
@@ -101,6 +146,38 @@ class ImageClient:
             result = self._result(run, images, started)
             record.describe_result(result)
             return result
+
+    async def _admit(self, visit: _Visit) -> Run:
+        """Resolve the wish, and tie it to its ``Idempotency-Key``."""
+        wish, call = visit.wish, visit.call
+        policy = self._policy.with_floor(visit.floor)
+        if visit.account is not None:
+            policy = dataclasses.replace(policy, backend=visit.account.backend)
+        try:
+            # Listed hosts may be slow: fetching counts against the deadline like everything else.
+            async with asyncio.timeout(max(0.0, visit.deadline - self._clock())):
+                inputs = await self._intake.admit(wish)
+        except TimeoutError:
+            raise out_of_time() from None
+        request = resolve(wish, policy, inputs)
+        visit.record.describe_request(request, salt=self._hash_salt)
+        caller = call.caller or request.tenant or ""
+        key = call.idempotency_key
+        return Run(
+            request=request,
+            operation=visit.operation,
+            record=visit.record,
+            caller=caller,
+            account=visit.account,
+            deadline=visit.deadline,
+            presence=visit.presence,
+            repetition=None if key is None else await self._idempotency.begin(key, request, caller=caller),
+        )
+
+    def keep(self, result: ImageResult, *, call: Call) -> None:
+        """Hold an answer that did not reach its caller, where the cache will not give it out when it asks again."""
+        request = result.request
+        self._slots.keep_undelivered(request, result.images, caller=call.caller or request.tenant or "")
 
     def refuse(
         self, error: ImageError, *, call: Call, operation: str, model: str | None = None, tenant: str | None = None
@@ -119,20 +196,47 @@ class ImageClient:
         """Return the cache, for whoever administers it."""
         return self._slots.cache
 
-    async def aclose(self) -> None:
-        """Release leases, stores and connections, in this order: leases may use the store's connection."""
+    @property
+    def accounts(self) -> AccountPool:
+        """Return the pool of accounts, for whoever administers it."""
+        return self._slots.attempts.accounts
+
+    def account_states(self) -> tuple[AccountState, ...]:
+        """Tell how the accounts are, for gauges."""
+        return self.accounts.states()
+
+    def cache_vitals(self) -> CacheVitals:
+        """Return what is counted of the cache, for gauges."""
+        return self.cache.vitals
+
+    def begin_drain(self) -> None:
+        """Take no more requests; safe in a signal handler."""
+        self._draining = True
+
+    async def settle(self) -> None:
+        """Wait until what has been answered is stored, for whoever looks into the cache."""
+        await self._slots.stores.settle()
+
+    async def aclose(self, *, grace_seconds: float = 0.0) -> None:
+        """Let running work finish, then release leases, stores and connections, in this order.
+
+        Args:
+            grace_seconds: How long running work may take; what is not done by then is ended.
+        """
+        self._draining = True
+        ended = await self._slots.work.drain(grace_seconds)
+        ended += await self._slots.stores.drain(max(_STORE_SECONDS, grace_seconds))
+        if ended:
+            _log.warning("%d pictures or stores were not finished in time and have been ended.", ended)
         await self._slots.flights.aclose()
         await self._slots.cache.aclose()
         for close in self._on_close:
             await close()
 
-    async def _admit(self, wish: ImageWish, timeout_seconds: float) -> InputImages:
-        try:
-            # Listed hosts may be slow: fetching counts against the deadline like everything else.
-            async with asyncio.timeout(timeout_seconds):
-                return await self._intake.admit(wish)
-        except TimeoutError:
-            raise out_of_time() from None
+    def _turned_away(self, wish: ImageWish, call: Call) -> ImageError:
+        error = shutting_down()
+        self.refuse(error, call=call, operation=wish.operation.value, model=wish.variant.name, tenant=wish.tenant)
+        return error
 
     def _result(self, run: Run, images: list[GeneratedImage], started: float) -> ImageResult:
         request, cache = run.request, self._slots.cache
@@ -142,19 +246,31 @@ class ImageClient:
             failures=tuple(run.failures),
             cache_status=_cache_status(request, images, enabled=cache.enabled),
             cache_key=cache.key(request, 0) if cache.enabled else None,
-            cache_ttl_seconds=cache.ttl_seconds(request) if run.stored else None,
+            cache_ttl_seconds=cache.ttl_seconds(request) if run.promised else None,
             retries=run.record.retry_count,
-            timings=Timings(cache=run.cache_seconds, upstream=run.upstream_seconds, total=self._clock() - started),
+            timings=Timings(
+                queue=run.queue_seconds,
+                cache=run.cache_seconds,
+                upstream=run.upstream_seconds,
+                total=self._clock() - started,
+            ),
             created=int(min(image.created for image in images)),
         )
+
+
+def shutting_down() -> OverloadedError:
+    """Return the error of a request that comes after the signal to stop."""
+    return OverloadedError(
+        "This server is shutting down. Send the request again: another one will answer.", reason="shutting_down"
+    )
 
 
 def _cache_status(request: ImageRequest, images: list[GeneratedImage], *, enabled: bool) -> CacheStatus:
     if not enabled:
         return CacheStatus.OFF
-    if request.cache_control.no_cache:
-        return CacheStatus.BYPASS
     hits = sum(image.age_seconds is not None for image in images)
+    if hits == 0 and request.cache_control.no_cache:
+        return CacheStatus.BYPASS
     if hits == 0:
         return CacheStatus.MISS
     return CacheStatus.HIT if hits == request.n else CacheStatus.PARTIAL

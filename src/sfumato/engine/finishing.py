@@ -7,7 +7,6 @@ import functools
 from anyio import to_thread
 
 from sfumato.errors import UpstreamFailureError
-from sfumato.images.pricing import price_usd
 from sfumato.images.request import GeneratedImage, ImageRequest, Picture
 from sfumato.pictures.compose import MaskedEdit
 from sfumato.pictures.threads import run_pixel_work
@@ -20,7 +19,14 @@ _HEAD_BYTES = 48 * 1024
 
 
 async def finish(
-    request: ImageRequest, slot: int, answer: Answer, *, created: float, edit: MaskedEdit | None = None
+    request: ImageRequest,
+    slot: int,
+    answer: Answer,
+    *,
+    price_usd: float,
+    created: float,
+    edit: MaskedEdit | None = None,
+    made_as_asked: bool = False,
 ) -> GeneratedImage:
     """Return the picture of *answer* as *request* wants it; untouched where nothing asks for more.
 
@@ -28,8 +34,10 @@ async def finish(
         request: What was asked for.
         slot: Which of the n pictures.
         answer: Gemini's.
+        price_usd: What it cost.
         created: Unix seconds.
         edit: The original and the mask, of a request with one.
+        made_as_asked: Google was asked for the format and its compression.
 
     Raises:
         UpstreamFailureError: The bytes are not a readable picture.
@@ -37,13 +45,13 @@ async def finish(
     picture = await to_thread.run_sync(read_picture, answer.encoded)
     if edit is not None:
         picture = await run_pixel_work(functools.partial(_composite, edit, picture))
-    elif _wants_transcoding(request, picture):
+    elif _wants_transcoding(request, picture, made_as_asked=made_as_asked):
         picture = await run_pixel_work(functools.partial(_transcode, request, picture))
     return GeneratedImage(
         slot=slot,
         picture=picture,
         usage=answer.usage,
-        price_usd=price_usd(request.variant.family, request.tier, answer.usage),
+        price_usd=price_usd,
         created=created,
     )
 
@@ -68,10 +76,12 @@ def read_picture(encoded: Pieces) -> Picture:
     return Picture(encoded=encoded, mime_type=signature.mime_type, width=width, height=height)
 
 
-def _wants_transcoding(request: ImageRequest, picture: Picture) -> bool:
+def _wants_transcoding(request: ImageRequest, picture: Picture, *, made_as_asked: bool) -> bool:
     if request.output_format is None:
         return False
-    return picture.format != request.output_format or request.output_compression not in (None, 100)
+    if picture.format != request.output_format:
+        return True
+    return not made_as_asked and request.output_compression not in (None, 100)
 
 
 def _transcode(request: ImageRequest, picture: Picture) -> Picture:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sfumato.engine.coordination import Lease, Leases
+from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import ImageError
 from sfumato.images.request import GeneratedImage
 
@@ -23,6 +24,7 @@ _PATIENCE = 0.5
 
 Make = Callable[[], Awaitable[GeneratedImage]]
 Find = Callable[[], Awaitable[GeneratedImage | None]]
+Keep = Callable[[GeneratedImage], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,9 @@ class Flight:
         slot: Its place among the n of its request.
         deadline: When its request gives up, on the clock of `Flights`.
         find: Looks for the picture in the cache.
-        make: Makes the picture and stores it.
+        make: Makes the picture.
+        keep: Stores the picture that was made; the request does not wait for it, the next one does.
+        joined: Called when somebody else's picture is taken.
         is_private: Tells whether an error of *make* concerns this request only (its deadline, its own account).
     """
 
@@ -43,6 +47,8 @@ class Flight:
     deadline: float
     find: Find
     make: Make
+    keep: Keep
+    joined: Callable[[], None]
     is_private: Callable[[ImageError], bool]
 
 
@@ -51,11 +57,13 @@ class Flights:
 
     Args:
         leases: Coordinates with other processes and hosts.
+        supervisor: Keeps what goes on after an answer.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, leases: Leases, *, clock: Callable[[], float]) -> None:
+    def __init__(self, leases: Leases, *, supervisor: Supervisor, clock: Callable[[], float]) -> None:
         self._leases = leases
+        self._supervisor = supervisor
         self._clock = clock
         self._coordinating = True
         # None stands for a leader that left without a result that others could use: elect another.
@@ -74,13 +82,19 @@ class Flights:
             remaining = patience - self._clock()
             await asyncio.wait([running], timeout=max(0.0, remaining))
             if not running.done():
-                return await flight.make()
+                return await self._alone(flight)
             outcome = running.result()
             if isinstance(outcome, ImageError):
                 raise copy.copy(outcome)
             if outcome is not None:
-                return _shared(outcome, flight.slot)
+                flight.joined()
+                return shared(outcome, flight.slot)
         return await self._lead(flight, patience)
+
+    async def _alone(self, flight: Flight) -> GeneratedImage:
+        made = await flight.make()
+        self._supervisor.start(_keep(flight, made))
+        return made
 
     async def aclose(self) -> None:
         """Release what the leases hold."""
@@ -90,25 +104,34 @@ class Flights:
         outcome: asyncio.Future[GeneratedImage | ImageError | None] = asyncio.get_running_loop().create_future()
         self._running[flight.key] = outcome
         told: GeneratedImage | ImageError | None = None
+        made: GeneratedImage | None = None
+        lease: Lease | None = None
         try:
-            told = await self._find_or_make(flight, patience)
+            lease = await self._lease(flight, patience)
+            # Whoever led until now, here or elsewhere, has stored it: the first look may have been too early.
+            told = await flight.find()
+            if told is None:
+                told = made = await flight.make()
         except ImageError as error:
             told = None if flight.is_private(error) else error
             raise
         else:
             return told
         finally:
-            del self._running[flight.key]
             outcome.set_result(told)
+            if made is None:
+                del self._running[flight.key]
+            if made is not None or lease is not None:
+                self._supervisor.start(self._land(flight, made, lease))
 
-    async def _find_or_make(self, flight: Flight, patience: float) -> GeneratedImage:
-        lease: Lease | None = None
+    async def _land(self, flight: Flight, made: GeneratedImage | None, lease: Lease | None) -> None:
+        """Store what was made and only then let others fly: until then they are given what was made."""
         try:
-            lease = await self._lease(flight, patience)
-            # Whoever led until now, here or elsewhere, has stored it: the first look may have been too early.
-            found = await flight.find()
-            return found if found is not None else await flight.make()
+            if made is not None:
+                await flight.keep(made)
         finally:
+            if made is not None:
+                del self._running[flight.key]
             if lease is not None:
                 await self._release(lease)
 
@@ -134,12 +157,16 @@ class Flights:
         self._coordinating = error is None
 
     async def _release(self, lease: Lease) -> None:
-        # Shielded: a request that is cancelled here must not keep other processes waiting.
         try:
-            await asyncio.shield(asyncio.ensure_future(lease.release()))
+            await lease.release()
         except Exception as error:  # noqa: BLE001  # the lease ends with its holder or its time
             _log.warning("A lease could not be released (%s).", type(error).__name__)
 
 
-def _shared(image: GeneratedImage, slot: int) -> GeneratedImage:
+async def _keep(flight: Flight, made: GeneratedImage) -> None:
+    await flight.keep(made)
+
+
+def shared(image: GeneratedImage, slot: int) -> GeneratedImage:
+    """Return a picture as whoever did not pay for it is given it: a hit."""
     return dataclasses.replace(image, slot=slot, age_seconds=image.age_seconds or 0.0)

@@ -7,6 +7,7 @@ import json
 
 from sfumato.images.prompts import HD_PHRASE, STYLE_PHRASES, STYLE_PREFIX
 from sfumato.images.request import ImageRequest
+from sfumato.images.safety import CLASSIC_CATEGORIES, Method, Threshold
 
 # Raise this when the meaning of a key or of a stored entry changes: old entries are then never found again.
 SCHEMA_VERSION = 1
@@ -31,13 +32,14 @@ def fingerprint(request: ImageRequest, *, slot: int = 0, tenant: str | None = No
         "prompt": request.effective_prompt,
         "aspect_ratio": request.aspect_ratio,
         "tier": request.tier or variant.family.default_tier,
-        "safety": request.safety.settings(),
+        "safety": request.safety.settings(CLASSIC_CATEGORIES),
         "seed": seed,
         "person_generation": request.person_generation,
         "images": [[image.digest, image.mime_type] for image in request.images],
         "mask": request.mask.digest if request.mask else None,
         "output": [request.output_format, request.output_compression],
         "tenant": tenant,
+        **_vertex_shape(request),
     }
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     return f"img:{variant.name}:{_quality(request)}:{_style(request)}:{digest}:{place}"
@@ -46,6 +48,21 @@ def fingerprint(request: ImageRequest, *, slot: int = 0, tenant: str | None = No
 def prompt_digest(prompt: str) -> str:
     """Return the SHA-256 of the client's own prompt in hex, by which entries are found for invalidation."""
     return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def _vertex_shape(request: ImageRequest) -> dict[str, object]:
+    """Return what Vertex AI alone is told; nothing where its picture is what the Gemini API would have made.
+
+    That is so for a category at OFF and for Google's default method.
+    """
+    safety = request.safety
+    beyond = [category for category in safety.categories if category not in CLASSIC_CATEGORIES]
+    shape = {
+        "prominent_people": request.prominent_people,
+        "image_safety": [row for row in safety.settings(beyond) if row[1] is not Threshold.OFF],
+        "methods": [row for row in safety.methods if row[1] is not Method.PROBABILITY],
+    }
+    return {name: value for name, value in shape.items() if value}
 
 
 # The labels are read from the effective prompt, so that they cannot part two requests that are equal in effect.

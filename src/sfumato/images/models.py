@@ -2,7 +2,8 @@
 
 Pixels and tokens: Google's image generation guide and measured answers, seen 2026-11-21. Every tier is a
 whole multiple (or half) of the 1K table, so a row stores the 1K pixels and a factor per tier.
-Prices: ai.google.dev/gemini-api/docs/pricing, standard tier, USD per million tokens, seen 2026-11-21.
+Prices: Google's pricing page, standard tier, USD per million tokens; each row says when it was seen. An operator's own
+go before them (`sfumato.images.prices`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prices:
-    """Prices of one model in USD per million tokens."""
+    """Prices of one model in USD per million tokens, where they stand, and when they were seen there."""
 
     input_per_million: float
     text_output_per_million: float
     image_output_per_million: float
+    source: str = "https://ai.google.dev/gemini-api/docs/pricing"
+    seen: str | None = "2026-11-21"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,6 +99,7 @@ class ImageRequest:
         tier: Gemini's ``imageSize``, None leaves it to Gemini.
         quality: The client's word, None when it sent none.
         style: The client's word or text, None when it sent none.
+        person_generation, prominent_people: Vertex AI's words; None where the request may reach the Gemini API.
         output_format: None takes whatever Gemini made.
         output_compression: 0-100 for jpeg and webp, None takes the encoder's default.
         tenant: Who is asking, as a label or an opaque id, never a key.
@@ -116,6 +117,7 @@ class ImageRequest:
     style: str | None = None
     seed: int | None = None
     person_generation: str | None = None
+    prominent_people: str | None = None
     images: tuple[InputImage, ...] = ()
     mask: InputImage | None = None
     output_format: OutputFormat | None = None
@@ -180,14 +182,14 @@ class Picture:
     """A picture's bytes in one of two forms: as Gemini's base64 pieces, untouched, or raw.
 
     Attributes:
-        encoded: Base64 in order, or None; pieces join to one padded text.
-        raw: Decoded bytes, or None.
+        encoded: Base64 in order, or None; pieces, cut anywhere, join to one padded text.
+        raw: Decoded bytes, or None; a picture from the cache may still be in its file.
         mime_type: What the bytes are, read from the bytes.
         width, height: Pixels, read from the bytes.
     """
 
-    encoded: tuple[bytes | memoryview, ...] | None = None
-    raw: bytes | None = None
+    encoded: Pieces | None = None
+    raw: bytes | Blob | None = None
     mime_type: str
     width: int
     height: int

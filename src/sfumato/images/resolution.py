@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sfumato.errors import InvalidImageError, InvalidParameterError, MissingPromptError
+from sfumato.images.people import parse_people
 from sfumato.images.prompts import enhance_prompt
 from sfumato.images.request import (
     MAX_IMAGES,
@@ -20,7 +20,7 @@ from sfumato.images.request import (
     OutputFormat,
     ResponseFormat,
 )
-from sfumato.images.safety import Safety, Threshold, effective_safety
+from sfumato.images.safety import Backend, Method, Safety, Threshold, check_for_backend, effective_safety
 from sfumato.images.sizes import (
     Size,
     nearest_aspect_ratio,
@@ -49,7 +49,8 @@ class RequestPolicy:
         safety_threshold: Threshold when the request names none.
         safety_exceptions: Thresholds of single categories when the request names no level and not that category.
         safety_floors: No request goes below any of these.
-        backend: Which Google API is behind; decides what may be sent.
+        backend: Which Google API is behind; decides what may be asked. ``mixed`` is both: what Vertex AI alone can do
+            is then refused to clients, and what the operator sets for it holds where a request goes there.
     """
 
     default_tier: str | None = None
@@ -58,7 +59,7 @@ class RequestPolicy:
     safety_threshold: Threshold = Threshold.OFF
     safety_exceptions: Mapping[str, Threshold] = field(default_factory=dict)
     safety_floors: tuple[Threshold, ...] = ()
-    backend: Literal["gemini", "vertex"] = "gemini"
+    backend: Backend = "gemini"
 
     def with_floor(self, floor: Threshold | None) -> RequestPolicy:
         """Return a policy with one more floor in force (a tenant's)."""
@@ -67,17 +68,19 @@ class RequestPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetyWish:
-    """What a request says of safety: one threshold, single categories, and ``moderation: low``."""
+    """What a request says of safety: one threshold, single categories, their methods, and ``moderation: low``."""
 
     threshold: Threshold | None = None
     exceptions: Mapping[str, Threshold] = field(default_factory=dict)
+    methods: Mapping[str, Method] = field(default_factory=dict)
     moderation_low: bool = False
 
     def over(self, base: SafetyWish) -> SafetyWish:
         """Return this wish above *base*: a level replaces all of it, a category only its own."""
         if self.threshold is not None or self.moderation_low:
             return self
-        return dataclasses.replace(base, exceptions={**base.exceptions, **self.exceptions})
+        exceptions, methods = {**base.exceptions, **self.exceptions}, {**base.methods, **self.methods}
+        return dataclasses.replace(base, exceptions=exceptions, methods=methods)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,7 @@ class ImageWish:
     image_size: str | None = None
     seed: int | None = None
     person_generation: str | None = None
+    prominent_people: str | None = None
     safety: SafetyWish = field(default_factory=SafetyWish)
     images: tuple[ImageSource, ...] = ()
     mask: ImageSource | None = None
@@ -137,6 +141,7 @@ def with_defaults(wish: ImageWish, base: ImageWish, *, sent: Collection[str]) ->
         image_size=wish.image_size or (None if tiered else base.image_size),
         seed=base.seed if wish.seed is None else wish.seed,
         person_generation=wish.person_generation or base.person_generation,
+        prominent_people=wish.prominent_people or base.prominent_people,
         safety=wish.safety.over(base.safety),
         output_format=output_format,
         output_compression=compression if wish.output_compression is None else wish.output_compression,
@@ -164,9 +169,6 @@ def resolve(wish: ImageWish, policy: RequestPolicy, inputs: InputImages | None =
     inputs = inputs or InputImages()
     _check_images(wish, inputs)
     _check_output(wish)
-    if wish.person_generation is not None and policy.backend != "vertex":
-        msg = "'person_generation' is available with a Vertex AI backend only; leave it out."
-        raise InvalidParameterError(msg, param="person_generation")
     ratio, tier = _resolve_shape(wish, policy, inputs)
     quality = wish.quality.strip().lower() if wish.quality else None
     style = wish.style.strip() if wish.style and wish.style.strip() else None
@@ -186,7 +188,8 @@ def resolve(wish: ImageWish, policy: RequestPolicy, inputs: InputImages | None =
         quality=quality,
         style=style,
         seed=wish.seed,
-        person_generation=wish.person_generation,
+        person_generation=parse_people(wish.person_generation, param="person_generation", backend=policy.backend),
+        prominent_people=parse_people(wish.prominent_people, param="prominent_people", backend=policy.backend),
         images=inputs.images,
         mask=inputs.mask,
         output_format="png" if wish.mask and wish.output_format is None else wish.output_format,
@@ -290,9 +293,16 @@ def _masked_ratio(wish: ImageWish, asked: str | None, size: Size) -> str:
 
 
 def _resolve_safety(wish: SafetyWish, policy: RequestPolicy) -> Safety:
+    check_for_backend(wish.exceptions, wish.methods, policy.backend)
     if wish.threshold is not None:
         threshold, exceptions = wish.threshold, dict(wish.exceptions)
     else:
         threshold = Threshold.BLOCK_NONE if wish.moderation_low else policy.safety_threshold
         exceptions = {**policy.safety_exceptions, **wish.exceptions}
-    return effective_safety(threshold=threshold, exceptions=exceptions, floors=policy.safety_floors)
+    return effective_safety(
+        threshold=threshold,
+        exceptions=exceptions,
+        floors=policy.safety_floors,
+        methods=wish.methods,
+        backend=policy.backend,
+    )

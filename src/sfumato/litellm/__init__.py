@@ -9,7 +9,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.litellm.custom_llm import GeminiImageLLM, install
+    from sfumato.litellm.custom_llm import GeminiImageLLM
+    from sfumato.litellm.installation import install
 
     provider: GeminiImageLLM
 
@@ -36,7 +37,7 @@ def __getattr__(name: str) -> Any:
     if name == "provider":
         return _provider()
     if name == "install":
-        from sfumato.litellm.custom_llm import install  # noqa: PLC0415  # see above
+        from sfumato.litellm.installation import install  # noqa: PLC0415  # see above
 
         return install
     raise AttributeError(f"module 'sfumato.litellm' has no attribute '{name}'")

@@ -18,6 +18,7 @@ from litellm import constants
 
 from sfumato.errors import ConfigurationError, InvalidParameterError
 from sfumato.images.safety import Threshold, parse_threshold
+from sfumato.telemetry.observer import Call
 from sfumato.wire.headers import parse_trace_id
 
 FLOOR_KEY = "gemini_image_safety_floor"
@@ -32,19 +33,38 @@ class Caller:
 
     Attributes:
         tenant: The team, else the key's hash, None outside the proxy.
+        key: The key's hash, None outside the proxy.
         user: The end user that LiteLLM attributes the call to.
         floors: The safety floors in the key's and the team's metadata, as somebody wrote them.
         headers: The client's request headers, lower-case names, without credentials.
         sole_deployment: Whether the router has no other deployment of this group.
         health_check: Whether LiteLLM itself asks, to see whether the deployment works.
+        span: LiteLLM's span of the request, where it traces.
+        model_info: The deployment's, as the operator wrote it.
     """
 
     tenant: str | None = None
+    key: str | None = None
     user: str | None = None
     floors: tuple[Any, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     sole_deployment: bool = True
     health_check: bool = False
+    span: object | None = field(default=None, repr=False)
+    model_info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def call(self, request_id: str) -> Call:
+        """Return where the request came from, for telemetry."""
+        return Call(
+            request_id=request_id,
+            trace_id=self.trace_id,
+            door="litellm",
+            caller=self.key,
+            idempotency_key=self.headers.get("idempotency-key"),
+            traceparent=self.headers.get("traceparent"),
+            tracestate=self.headers.get("tracestate"),
+            parent=self.span,
+        )
 
     @property
     def trace_id(self) -> str | None:
@@ -78,17 +98,21 @@ def read_caller(litellm_params: Mapping[str, Any]) -> Caller:
         return next((bucket[name] for bucket in buckets if bucket.get(name)), None)
 
     team, key = told("user_api_key_team_id"), told("user_api_key_hash")
+    opaque = _opaque(str(key)) if key else None
     user = told("user_api_key_end_user_id")
     headers = request.get("headers") if isinstance(request, Mapping) else None
-    group_size = told("model_group_size")
+    group_size, model_info = told("model_group_size"), told("model_info")
     return Caller(
-        tenant=str(team) if team else _opaque(str(key)) if key else None,
+        tenant=str(team) if team else opaque,
+        key=opaque,
         user=str(user) if user else None,
         floors=tuple(_floors(buckets)),
         headers={str(k).lower(): str(v) for k, v in headers.items()} if isinstance(headers, Mapping) else {},
         sole_deployment=not isinstance(group_size, int) or group_size <= 1,
         # A client's request always has its own request beside it, so nobody outside can claim to be the checker.
         health_check=request is None and key == _HEALTH_CHECKER,
+        span=told("litellm_parent_otel_span"),
+        model_info=model_info if isinstance(model_info, Mapping) else {},
     )
 
 

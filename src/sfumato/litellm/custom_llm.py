@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
-import litellm
 from anyio import to_thread
 from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import ImageResponse
-from litellm.utils import custom_llm_setup
 
+from sfumato.asgi.exchange import Attempt, current_exchange
 from sfumato.errors import ConfigurationError, ImageError, InternalError, InvalidParameterError, ModelNotFoundError
 from sfumato.images.models import FAMILIES
 from sfumato.images.request import CacheStatus, ImageSource, Operation
@@ -22,14 +22,14 @@ from sfumato.images.variants import Variant, parse_variant
 from sfumato.litellm.answers import mark_cache_hit, render_image_response
 from sfumato.litellm.background import BackgroundLoop
 from sfumato.litellm.caller import Caller, parse_timeout, read_caller
-from sfumato.litellm.errors import PROVIDER, translate_error
-from sfumato.litellm.hooks import register
+from sfumato.litellm.errors import seen_status, translate_error
+from sfumato.litellm.hooks import ATTEMPT_KEY, register
 from sfumato.litellm.jobs import Job, edit_job, generation_job, read_files, tell_litellm
+from sfumato.litellm.late_binding import LateBinding
 from sfumato.litellm.params import Captured, build_wish, take
 from sfumato.runtime import Runtime
-from sfumato.telemetry.observer import Call
 from sfumato.upstream.accounts import Account
-from sfumato.wire.headers import parse_cache_control, stricter
+from sfumato.wire.headers import parse_cache_control, result_headers, stricter
 
 _log = logging.getLogger("sfumato")
 _UNEXPECTED = "Something failed here that should not. Tell the operator."
@@ -48,8 +48,14 @@ class GeminiImageLLM(CustomLLM):
 
     def __init__(self, runtime: Runtime | None = None) -> None:
         super().__init__()
-        self._runtime = runtime or Runtime()
+        self._runtime = runtime or Runtime(export=True)
         self._background = BackgroundLoop(self._runtime.aclose)
+        self._late_binding = LateBinding()
+
+    @property
+    def runtime(self) -> Runtime:
+        """Return where clients come from."""
+        return self._runtime
 
     # The signatures leave out what LiteLLM passes by keyword only, and adds to at will.
     async def aimage_generation(self, model: str, prompt: str, **kwargs: Any) -> ImageResponse:  # type: ignore[override]
@@ -95,9 +101,11 @@ class GeminiImageLLM(CustomLLM):
         # A config.yaml whose `callbacks` is no list replaces LiteLLM's list of callbacks, ours with it.
         register()
         caller = read_caller(job.litellm_params)
+        exchange = current_exchange()
+        attempt = exchange.begin(job.request_id) if exchange is not None else None
         failure: ImageError
         try:
-            return await self._answer(job, caller)
+            return await self._answer(job, caller, attempt)
         except ImageError as error:
             failure = error
         except Exception:  # noqa: BLE001  # whatever it is, no traceback may reach a client
@@ -105,16 +113,20 @@ class GeminiImageLLM(CustomLLM):
             failure = InternalError(_UNEXPECTED)
         # Outside of the except blocks: LiteLLM looks for an AttributeError among the causes and then calls it the
         # client's fault (1.106.2, common_request_processing.py).
-        raise translate_error(
+        raised = translate_error(
             failure, model=job.model, request_id=job.request_id, sole_deployment=caller.sole_deployment
         )
+        if attempt is not None:
+            attempt.fail(failure, seen_status=seen_status(failure))
+            setattr(raised, ATTEMPT_KEY, attempt.id)
+        raise raised
 
-    async def _answer(self, job: Job, caller: Caller) -> ImageResponse:
+    async def _answer(self, job: Job, caller: Caller, attempt: Attempt | None) -> ImageResponse:
         captured = take(job.operation, job.optional_params, job.litellm_params, job.logging_obj)
         if job.operation is Operation.EDIT:
             tell_litellm(job)
         client = self._runtime.client
-        call = Call(request_id=job.request_id, trace_id=caller.trace_id, door="litellm")
+        call = caller.call(job.request_id)
         model: str | None = None
         try:
             variant = _served(job.model)
@@ -124,12 +136,18 @@ class GeminiImageLLM(CustomLLM):
             timeout = parse_timeout(job.timeout)
             if caller.health_check:
                 return self._healthy(account)
+            late = attempt is not None and self._binds_late(job, caller, captured)
             wish = await self._wish(job, caller, captured, variant)
         except ImageError as error:
             client.refuse(error, call=call, operation=job.operation.value, model=model, tenant=caller.tenant)
             raise
         result = await client.generate(wish, call=call, floor=floor, account=account, timeout_seconds=timeout)
-        response = await render_image_response(result, request_id=call.request_id)
+        response = await render_image_response(result, request_id=call.request_id, attempt=attempt, late=late)
+        if attempt is not None:
+            attempt.succeed(
+                result_headers(result, request_id=call.request_id),
+                on_undelivered=functools.partial(client.keep, result, call=call),
+            )
         if result.cache_status is CacheStatus.HIT:
             mark_cache_hit(job.logging_obj)
         return response
@@ -160,6 +178,11 @@ class GeminiImageLLM(CustomLLM):
         asked = parse_cache_control(caller.headers.get("cache-control"))
         return replace(wish, cache_control=stricter(wish.cache_control, asked))
 
+    def _binds_late(self, job: Job, caller: Caller, captured: Captured) -> bool:
+        # Of the client's own body it is an unknown parameter.
+        choice = captured.defaults.get("late_binding", caller.model_info.get("late_binding"))
+        return self._late_binding.applies(choice, job.logging_obj)
+
     def _account(self, job: Job) -> Account | None:
         if job.api_key:
             return self._runtime.account(job.api_key, job.api_base or None)
@@ -172,32 +195,9 @@ class GeminiImageLLM(CustomLLM):
 
     def _healthy(self, account: Account | None) -> ImageResponse:
         """Answer LiteLLM's own health check without a picture: one would be billed each time."""
-        if account is None and not self._runtime.settings.accounts:
+        if account is None and not self._runtime.accounts:
             raise ConfigurationError("No Gemini API key is configured. The operator must set GEMINI_API_KEY.")
         return ImageResponse(hidden_params={"response_cost": 0.0})
-
-
-def install(runtime: Runtime | None = None) -> GeminiImageLLM:
-    """Register the provider for SDK use: ``litellm.aimage_generation(model="gemini-image/…", prompt="…")``.
-
-    Name every argument: LiteLLM 1.106.2's async functions take the first positional one for the model. The proxy needs
-    only its config.yaml. A second call replaces the provider.
-
-    Args:
-        runtime: Where clients come from; one from the environment by default.
-
-    Returns:
-        The provider; close it to end the thread of the synchronous calls before the process ends.
-
-    Raises:
-        ConfigurationError: The environment is invalid.
-    """
-    provider = GeminiImageLLM(runtime)
-    others = [item for item in litellm.custom_provider_map if item["provider"] != PROVIDER]
-    litellm.custom_provider_map = [*others, {"provider": PROVIDER, "custom_handler": provider}]
-    custom_llm_setup()  # type: ignore[no-untyped-call]  # LiteLLM's
-    register()
-    return provider
 
 
 def _served(model: str) -> Variant:

@@ -88,7 +88,7 @@ def translate_error(error: ImageError, *, model: str, request_id: str, sole_depl
             cannot help, was already repeated here, or has to wait long.
     """
     kind = LITELLM_CLASSES[type(error)]
-    status = _STATUSES.get(type(error), error.status)
+    status = seen_status(error)
     headers = error_headers(error, request_id=request_id)
     body = render_error(error, request_id=request_id)["error"]
     exception: Exception = kind(message=error.message, llm_provider=PROVIDER, model=model)
@@ -110,6 +110,11 @@ def translate_error(error: ImageError, *, model: str, request_id: str, sole_depl
     for name, value in told.items():
         setattr(exception, name, value)
     return exception
+
+
+def seen_status(error: ImageError) -> int:
+    """Return the HTTP status that LiteLLM is told."""
+    return _STATUSES.get(type(error), error.status)
 
 
 def _waiting(error: ImageError) -> str:

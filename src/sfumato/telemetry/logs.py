@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from sfumato.telemetry.observer import NullOperation, Operation, OperationRecord
+from sfumato.telemetry.vitals import Vitals
 
 LOGGER_NAME = "sfumato.requests"
 
@@ -25,6 +26,9 @@ class RequestLog:
     def begin(self, record: OperationRecord) -> Operation:
         """Begin to follow a request."""
         return _LoggedOperation(self._logger, record)
+
+    def watch(self, vitals: Vitals) -> None:
+        """Look at nothing: the log is of requests."""
 
 
 class _LoggedOperation(NullOperation):
@@ -69,7 +73,8 @@ def log_fields(record: OperationRecord) -> dict[str, Any]:
         "tenant": record.tenant,
         "user_hash": record.user_hash,
         "door": record.call.door,
-        "trace_id": record.call.trace_id,
+        "trace_id": record.trace_id or record.call.trace_id,
+        "span_id": record.span_id,
         "request_id": record.call.request_id,
     }
 

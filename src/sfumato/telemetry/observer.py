@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from sfumato.errors import ImageError, InternalError
 from sfumato.images.prompts import STYLE_PHRASES
 from sfumato.images.request import ImageRequest, ImageResult, Usage
+from sfumato.telemetry.vitals import Vitals
 
 _log = logging.getLogger("sfumato")
 _CLIENT_CLOSED_REQUEST = 499
@@ -59,6 +60,8 @@ class OperationRecord:
         family: The model id that Gemini knows.
         charges: What was paid, per answer; also for pictures that nobody waited for any more.
         abandoned: The client went away before its answer.
+        fresh_usage: Tokens of the pictures that Gemini made for this request; of hits none.
+        trace_id, span_id: Of the operation's own span, 32 and 16 hex digits, where there is one.
     """
 
     call: Call
@@ -88,6 +91,9 @@ class OperationRecord:
     status_code: int = 200
     seed: int | None = None
     abandoned: bool = False
+    fresh_usage: Usage = field(default_factory=Usage)
+    trace_id: str | None = None
+    span_id: str | None = None
 
     def describe_request(self, request: ImageRequest, *, salt: str | None = None) -> None:
         """Fill in what was asked for; the prompt and the user are hashed."""
@@ -112,9 +118,9 @@ class OperationRecord:
         self.failure_codes = [failure.error.code for failure in result.failures]
         self.retry_count = result.retries
         self.cache = result.cache_status.value
-        self.cost_usd = result.cost_usd
         self.savings_usd = result.savings_usd
         self.usage = result.usage
+        self.fresh_usage = sum((image.usage for image in result.images if image.age_seconds is None), Usage())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,6 +174,10 @@ class Observer(Protocol):
         """Begin to follow a request; *record* fills up until `Operation.end`."""
         ...
 
+    def watch(self, vitals: Vitals) -> None:
+        """Look at *vitals* from now on, as long as somebody else keeps it."""
+        ...
+
 
 class NullOperation:
     """An operation that nobody looks at; the base for observers that care for some of it."""
@@ -190,6 +200,9 @@ class NullObserver:
         """Begin to follow a request."""
         return NullOperation()
 
+    def watch(self, vitals: Vitals) -> None:
+        """Look at nothing."""
+
 
 class ObserverGroup:
     """Several observers as one.
@@ -204,6 +217,11 @@ class ObserverGroup:
     def begin(self, record: OperationRecord) -> Operation:
         """Begin to follow a request with every observer."""
         return _OperationGroup([observer.begin(record) for observer in self._observers])
+
+    def watch(self, vitals: Vitals) -> None:
+        """Show *vitals* to every observer."""
+        for observer in self._observers:
+            observer.watch(vitals)
 
 
 class _OperationGroup:
@@ -226,17 +244,25 @@ class _OperationGroup:
             operation.end()
 
 
+def begin(observer: Observer, record: OperationRecord) -> Operation:
+    """Begin to follow a request, in its own context; `followed` ends it."""
+    try:
+        return observer.begin(record)
+    except Exception:  # noqa: BLE001  # whoever looks must not decide what is answered
+        _log.exception("An observer failed; the request goes on unobserved")
+        return NullOperation()
+
+
 @contextmanager
-def observed(observer: Observer, record: OperationRecord, *, clock: Callable[[], float]) -> Iterator[Operation]:
-    """Follow one request from here to the end of the block; errors are noted in *record* and raised on.
+def followed(operation: Operation, record: OperationRecord, *, clock: Callable[[], float]) -> Iterator[Operation]:
+    """Follow a request to the end of the block; errors are noted in *record* and raised on.
 
     Args:
-        observer: Who looks.
+        operation: What `begin` returned.
         record: The request's record.
         clock: Monotonic seconds.
     """
     started = clock()
-    operation = _begin(observer, record)
     try:
         yield operation
     except ImageError as error:
@@ -246,9 +272,12 @@ def observed(observer: Observer, record: OperationRecord, *, clock: Callable[[],
         _note(record, InternalError("Something failed here that should not."))
         raise
     except BaseException:
-        record.status_code = _CLIENT_CLOSED_REQUEST
+        record.abandoned = True
         raise
     finally:
+        if record.abandoned and record.error is None:
+            record.status_code = _CLIENT_CLOSED_REQUEST
+        record.cost_usd = sum(charge.cost_usd for charge in record.charges)
         record.duration_seconds = clock() - started
         _end(operation)
 
@@ -256,15 +285,7 @@ def observed(observer: Observer, record: OperationRecord, *, clock: Callable[[],
 def note_refusal(observer: Observer, record: OperationRecord, error: ImageError) -> None:
     """Show a request that ended before any work on it began."""
     _note(record, error)
-    _end(_begin(observer, record))
-
-
-def _begin(observer: Observer, record: OperationRecord) -> Operation:
-    try:
-        return observer.begin(record)
-    except Exception:  # noqa: BLE001  # whoever looks must not decide what is answered
-        _log.exception("An observer failed; the request goes on unobserved")
-        return NullOperation()
+    _end(begin(observer, record))
 
 
 def _end(operation: Operation) -> None:

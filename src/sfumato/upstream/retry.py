@@ -35,7 +35,8 @@ class RetryPolicy:
     ) -> float | None:
         """Return the seconds to wait before the next attempt, None to give up.
 
-        Google's guidance: repeat 408, 429 and 5xx with backoff, never 400, 402 or 403.
+        Google's guidance: repeat 408, 429 and 5xx with backoff, never 400, 402 or 403. Another account is tried at
+        once; when it meets a passing fault as well, the fault is not the account's and the backoff begins.
 
         Args:
             error: What ended this attempt.
@@ -46,7 +47,7 @@ class RetryPolicy:
         """
         if attempt >= self.max_attempts or not self._can_pass(error, attempt, other_account=other_account):
             return None
-        if isinstance(error, _ACCOUNT_FAULTS):
+        if isinstance(error, _ACCOUNT_FAULTS) or (other_account and attempt == 1 and remaining_seconds > 0):
             return 0.0
         delay = min(self.max_delay_seconds, self.base_delay_seconds * 2 ** (attempt - 1)) * jitter
         if error.upstream_delay is not None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from sfumato.errors import NoImageError, SafetyBlockedError, UpstreamFailureError
 from sfumato.images.prompts import MASK_INSTRUCTION
 from sfumato.images.request import ImageRequest, Usage
+from sfumato.images.safety import CATEGORIES, Safety
 from sfumato.wire.gemini_errors import machine_word
+from sfumato.wire.lifter import Lifted
 from sfumato.wire.payload import Piece, Pieces
 
 BLOCKED_REASONS = frozenset(
@@ -33,7 +35,6 @@ RETRIED_REASONS = frozenset({"NO_IMAGE", "IMAGE_OTHER", "OTHER"})
 # Our own word, beside Gemini's.
 MALFORMED = "MALFORMED_ANSWER"
 _PASSING_REASONS = frozenset({"TEXT_ONLY", "EMPTY", "MALFORMED_RESPONSE", "FINISH_REASON_UNSPECIFIED"})
-_ESCAPE = re.compile(rb"\\")
 _DATA_URI = re.compile(rb"data:image/[a-z.+-]+;base64,([A-Za-z0-9+/=]+)")
 
 
@@ -42,7 +43,7 @@ class Answer:
     """A generateContent response that holds a picture.
 
     Attributes:
-        encoded: The picture's base64, still inside the response's own buffer.
+        encoded: The picture's base64, in the chunks it came in.
         declared_type: The mime type Gemini named; it has contradicted the bytes (python-genai #1824).
         finish_reason: Gemini's word.
         response_id: Gemini's id of the response, empty when absent.
@@ -61,7 +62,8 @@ class _Wire(msgspec.Struct, rename="camel"):
 
 class _Blob(_Wire):
     mime_type: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"null")
+    # Anything, so that a shape that Google never sends is no picture instead of no answer.
+    data: Any = None
 
 
 class _Part(_Wire):
@@ -112,7 +114,14 @@ _decoder = msgspec.json.Decoder(_Response)
 _usage_decoder = msgspec.json.Decoder(_UsageMetadata | None, strict=False)
 
 
-def build_request(request: ImageRequest, *, slot: int, encoded_images: Pieces, encoded_mask: Piece | None) -> Pieces:
+def build_request(
+    request: ImageRequest,
+    *,
+    slot: int,
+    encoded_images: Pieces,
+    encoded_mask: Piece | None,
+    backend: Literal["gemini", "vertex"] = "gemini",
+) -> Pieces:
     """Build the body of one generateContent call.
 
     Args:
@@ -120,6 +129,7 @@ def build_request(request: ImageRequest, *, slot: int, encoded_images: Pieces, e
         slot: Which of the n pictures; it moves the seed.
         encoded_images: The input images as base64, in the order of ``request.images``.
         encoded_mask: The black and white picture of the mask as base64 PNG.
+        backend: Where the call goes. The Gemini API answers 400 to what only Vertex AI knows.
 
     Returns:
         Pieces of JSON; the base64 stands between them uncopied. ``candidateCount`` is never sent: above 1 it is a 400.
@@ -130,7 +140,10 @@ def build_request(request: ImageRequest, *, slot: int, encoded_images: Pieces, e
         text = f"{text}\n\n{MASK_INSTRUCTION}"
         pictures.insert(1, ("image/png", encoded_mask))
     rest = msgspec.json.encode(
-        {"generationConfig": _generation_config(request, slot), "safetySettings": _safety_settings(request)}
+        {
+            "generationConfig": _generation_config(request, slot, backend),
+            "safetySettings": _safety_settings(request.safety, backend),
+        }
     )
     pieces: list[Piece] = [b'{"contents":[{"role":"user","parts":[', msgspec.json.encode({"text": text})]
     for mime_type, data in pictures:
@@ -139,8 +152,8 @@ def build_request(request: ImageRequest, *, slot: int, encoded_images: Pieces, e
     return tuple(pieces)
 
 
-def parse_response(body: bytes | bytearray) -> Answer:
-    """Read a 200 body of generateContent.
+def parse_response(reply: Lifted) -> Answer:
+    """Read a 200 body of generateContent; only the chosen picture's pieces live on in what is returned.
 
     Raises:
         SafetyBlockedError: Gemini refused: a refusal is HTTP 200 with a ``finishReason`` or a ``blockReason``.
@@ -148,11 +161,19 @@ def parse_response(body: bytes | bytearray) -> Answer:
         UpstreamFailureError: It is not a generateContent response.
     """
     try:
-        response = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise UpstreamFailureError(
-            "Gemini answered with something that is not a response. Send the request again.", reason=MALFORMED
-        ) from None
+        return _read(_decoder.decode(reply.skeleton), reply)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise malformed() from None
+
+
+def malformed() -> UpstreamFailureError:
+    """Return the error of an answer that is not a response."""
+    return UpstreamFailureError(
+        "Gemini answered with something that is not a response. Send the request again.", reason=MALFORMED
+    )
+
+
+def _read(response: _Response, reply: Lifted) -> Answer:
     if not response.candidates:
         raise _refusal(response.prompt_feedback) or NoImageError(
             "Gemini answered without a picture and without a reason.", reason="EMPTY"
@@ -162,7 +183,7 @@ def parse_response(body: bytes | bytearray) -> Answer:
     if reason in BLOCKED_REASONS:
         raise _blocked(reason, candidate.safety_ratings)
     parts = (candidate.content.parts if candidate.content else None) or []
-    picked = _pick(parts)
+    picked = _pick(parts, reply)
     if picked is None:
         raise _refusal(response.prompt_feedback) or _no_image(reason, parts)
     return Answer(
@@ -170,17 +191,23 @@ def parse_response(body: bytes | bytearray) -> Answer:
         declared_type=picked[0],
         usage=_usage(response.usage_metadata),
         finish_reason=reason,
-        response_id=response.response_id or "",
+        response_id=reply.text(response.response_id or ""),
     )
 
 
-def _generation_config(request: ImageRequest, slot: int) -> dict[str, Any]:
+def makes_format(request: ImageRequest, backend: Literal["gemini", "vertex"]) -> bool:
+    """Tell whether *backend* itself is asked for the output format and its compression."""
+    return backend == "vertex" and request.output_format in ("png", "jpeg")
+
+
+def _generation_config(request: ImageRequest, slot: int, backend: Literal["gemini", "vertex"]) -> dict[str, Any]:
     config: dict[str, Any] = {"responseModalities": ["TEXT", "IMAGE"]}
-    image_config = {
-        "aspectRatio": request.aspect_ratio,
-        "imageSize": request.tier,
-        "personGeneration": request.person_generation,
-    }
+    image_config: dict[str, Any] = {"aspectRatio": request.aspect_ratio, "imageSize": request.tier}
+    if backend == "vertex":
+        image_config |= {"personGeneration": request.person_generation, "prominentPeople": request.prominent_people}
+    if makes_format(request, backend):
+        output = {"mimeType": f"image/{request.output_format}", "compressionQuality": request.output_compression}
+        image_config["imageOutputOptions"] = {name: value for name, value in output.items() if value is not None}
     if image_config := {name: value for name, value in image_config.items() if value is not None}:
         config["imageConfig"] = image_config
     if request.seed is not None:
@@ -188,11 +215,16 @@ def _generation_config(request: ImageRequest, slot: int) -> dict[str, Any]:
     return config
 
 
-def _safety_settings(request: ImageRequest) -> list[dict[str, str]]:
-    return [{"category": category, "threshold": threshold.value} for category, threshold in request.safety.settings()]
+def _safety_settings(safety: Safety, backend: Literal["gemini", "vertex"]) -> list[dict[str, str]]:
+    methods = dict(safety.methods) if backend == "vertex" else {}
+    return [
+        {"category": category, "threshold": threshold.value}
+        | ({"method": methods[category].value} if category in methods else {})
+        for category, threshold in safety.settings(CATEGORIES[backend])
+    ]
 
 
-def _pick(parts: list[_Part]) -> tuple[str, Pieces] | None:
+def _pick(parts: list[_Part], reply: Lifted) -> tuple[str, Pieces] | None:
     """Pick the result: the last picture that is not a thought.
 
     Complex prompts give 2-10 pictures without the flag, drafts first (measured over 66 calls); when only thoughts
@@ -201,26 +233,17 @@ def _pick(parts: list[_Part]) -> tuple[str, Pieces] | None:
     blobs = [(bool(part.thought), part.inline_data) for part in parts if part.inline_data and _filled(part.inline_data)]
     finals = [blob for thought, blob in blobs if not thought] or [blob for _, blob in blobs]
     if finals:
-        return finals[-1].mime_type or "", (_base64_of(finals[-1].data),)
+        return reply.text(finals[-1].mime_type or ""), reply.pieces(finals[-1].data)
     for part in reversed(parts):
         # Rarely the text holds the picture as a data URI.
-        match = _DATA_URI.search(part.text.encode()) if part.text and not part.thought else None
+        match = _DATA_URI.search(reply.text(part.text).encode()) if part.text and not part.thought else None
         if match:
             return "", (match[1],)
     return None
 
 
 def _filled(blob: _Blob) -> bool:
-    view = memoryview(blob.data)
-    return view[:1].tobytes() == b'"' and len(view) > 2
-
-
-def _base64_of(raw: msgspec.Raw) -> Piece:
-    view = memoryview(raw)
-    # Base64 needs no escapes, but JSON allows them (\/); whether Google ever sends any is not known.
-    if _ESCAPE.search(view):
-        return msgspec.json.decode(raw, type=str).encode()
-    return view[1:-1]
+    return isinstance(blob.data, str) and blob.data != ""
 
 
 def _usage(raw: msgspec.Raw) -> Usage:

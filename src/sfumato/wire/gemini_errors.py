@@ -35,6 +35,8 @@ _MESSAGE_DELAY = re.compile(
 )
 _BILLING = re.compile(r"prepayment credits are depleted|monthly spending cap", re.IGNORECASE)
 _PER_DAY = re.compile(r"per_?day", re.IGNORECASE)
+# Vertex AI names its quota in the message alone (claude-code #1440).
+_PER_MINUTE = re.compile(r"per_?minute", re.IGNORECASE)
 _NO_FREE_TIER = re.compile(r"free_tier\w*, limit: 0\b")
 _BAD_IMAGE = re.compile(
     r"image is not valid|process input image|Unsupported MIME type|Base64 decoding failed", re.IGNORECASE
@@ -148,7 +150,8 @@ def _quota(fault: _Fault) -> ImageError:
         return QuotaExhaustedError(
             "The day's quota for this model is used up.", reason="per_day", retry_after=fault.delay
         )
-    reason = "per_minute" if fault.quota_ids or fault.delay is not None else "shared_capacity"
+    of_ours = fault.quota_ids or fault.delay is not None or _PER_MINUTE.search(fault.message)
+    reason = "per_minute" if of_ours else "shared_capacity"
     return RateLimitedError(
         "Gemini's rate limit was met. Send the request again after the time in 'Retry-After'.",
         reason=reason,

@@ -13,20 +13,18 @@ from sfumato.images.request import (
     ImageResult,
     ImageSource,
     Operation,
-    OutputFormat,
     ResponseFormat,
     Usage,
 )
 from sfumato.images.resolution import ImageWish, SafetyWish
-from sfumato.images.safety import Threshold, parse_category, parse_threshold
+from sfumato.images.safety import Method, Threshold, parse_category, parse_method, parse_threshold
 from sfumato.images.variants import Variant
+from sfumato.wire.image_config import read_image_config
 from sfumato.wire.parameters import Parameters
 from sfumato.wire.payload import Piece, Pieces
 
 # Accepted without effect: the model has no such dial.
 _IGNORED = frozenset({"input_fidelity", "complexity"})
-_MAX_NAME_CHARS = 100
-_GEMINI_WORDS = {"aspect_ratio": ("aspectRatio", "aspect_ratio"), "image_size": ("imageSize", "image_size")}
 
 
 def parse_request(
@@ -56,7 +54,7 @@ def parse_request(
     """
     given = Parameters(fields)
     edit = operation is Operation.EDIT
-    gemini = _gemini_words(given, drop_unknown=drop_unknown)
+    config = read_image_config(given, drop_unknown=drop_unknown)
     wish = ImageWish(
         operation=operation,
         variant=variant,
@@ -65,15 +63,16 @@ def parse_request(
         size=given.text("size"),
         quality=given.text("quality"),
         style=given.text("style"),
-        aspect_ratio=gemini["aspect_ratio"],
-        image_size=gemini["image_size"],
+        aspect_ratio=config.aspect_ratio,
+        image_size=config.image_size,
         seed=given.optional_integer("seed"),
-        person_generation=given.text("person_generation"),
+        person_generation=config.person_generation,
+        prominent_people=config.prominent_people,
         safety=_safety(given),
         images=(*files, *_json_images(given)) if edit else (),
         mask=(mask or _json_mask(given)) if edit else None,
-        output_format=cast("OutputFormat | None", given.choice("output_format", get_args(OutputFormat))),
-        output_compression=given.optional_integer("output_compression"),
+        output_format=config.output_format,
+        output_compression=config.output_compression,
         response_format=cast("ResponseFormat", given.choice("response_format", get_args(ResponseFormat)) or "b64_json"),
         user=given.text("user") or given.text("safety_identifier"),
         tenant=tenant,
@@ -83,7 +82,7 @@ def parse_request(
     _check_stream(given)
     given.skip("model", "user", "safety_identifier", *_IGNORED)
     strays = [] if edit else [source.param for source in (*files, mask) if source]
-    _refuse(strays + given.rest(), "Leave it out.", drop_unknown=drop_unknown)
+    given.refuse_rest("Leave it out.", drop_unknown=drop_unknown, before=strays)
     return wish
 
 
@@ -169,31 +168,6 @@ def render_error(error: ImageError, *, request_id: str) -> dict[str, Any]:
     }
 
 
-def _refuse(unknown: Sequence[str], advice: str, *, drop_unknown: bool) -> None:
-    if unknown and not drop_unknown:
-        # A name is the client's text: as long as it likes, and not always valid Unicode.
-        name = unknown[0][:_MAX_NAME_CHARS].encode(errors="replace").decode()
-        raise InvalidParameterError(
-            f"Unknown parameter: '{name}'. {advice}", param=name, openai_code="unknown_parameter"
-        )
-
-
-def _gemini_words(given: Parameters, *, drop_unknown: bool) -> dict[str, str | None]:
-    """Read Gemini's own words, which may also stand in ``imageConfig``; both, differing, is an error."""
-    found = {name: given.text(name) for name in _GEMINI_WORDS}
-    for container in ("imageConfig", "image_config"):
-        config = Parameters(given.mapping(container), prefix=f"{container}.")
-        for name, spellings in _GEMINI_WORDS.items():
-            for spelling in spellings:
-                value, known = config.text(spelling), found[name]
-                if value is not None and known is not None and value.lower() != known.lower():
-                    param = f"{container}.{spelling}"
-                    raise InvalidParameterError(f"'{param}' and '{name}' differ: send one of the two.", param=param)
-                found[name] = known if value is None else value
-        _refuse(config.rest(), "Leave it out.", drop_unknown=drop_unknown)
-    return found
-
-
 def _safety(given: Parameters) -> SafetyWish:
     level, threshold = given.text("safety_level"), given.text("safety_threshold")
     parsed = [
@@ -205,26 +179,34 @@ def _safety(given: Parameters) -> SafetyWish:
         raise InvalidParameterError(
             "'safety_level' and 'safety_threshold' say different things: send one of the two.", param="safety_level"
         )
+    exceptions, methods = _categories(given)
     return SafetyWish(
         threshold=parsed[0] if parsed else None,
-        exceptions=_categories(given),
+        exceptions=exceptions,
+        methods=methods,
         moderation_low=given.choice("moderation", ("auto", "low")) == "low",
     )
 
 
-def _categories(given: Parameters) -> dict[str, Threshold]:
+def _categories(given: Parameters) -> tuple[dict[str, Threshold], dict[str, Method]]:
+    """Read the rows of ``safety_settings``; whether the backend takes them all is decided where it is known."""
     wishes: dict[str, Threshold] = {}
+    methods: dict[str, Method] = {}
     for name in ("safety_settings", "safetySettings"):
         for place, row in enumerate(given.sequence(name)):
             param = f"{name}[{place}]"
-            if not isinstance(row, Mapping) or set(row) - {"category", "threshold"}:
+            if not isinstance(row, Mapping) or set(row) - {"category", "threshold", "method"}:
                 raise InvalidParameterError(f"'{param}' must hold a category and a threshold.", param=param)
-            category = parse_category(row.get("category"), param=f"{param}.category")
+            category = parse_category(row.get("category"), param=f"{param}.category", backend="vertex")
             threshold = parse_threshold(row.get("threshold"), param=f"{param}.threshold")
-            if wishes.get(category, threshold) is not threshold:
+            method = row.get("method")
+            method = methods.get(category) if method is None else parse_method(method, param=f"{param}.method")
+            if wishes.get(category, threshold) is not threshold or methods.get(category, method) is not method:
                 raise InvalidParameterError(f"'{name}' names {category} twice, differently.", param=param)
             wishes[category] = threshold
-    return wishes
+            if method is not None:
+                methods[category] = method
+    return wishes, methods
 
 
 def _cache_control(given: Parameters, *, drop_unknown: bool) -> CacheControl:
@@ -236,7 +218,7 @@ def _cache_control(given: Parameters, *, drop_unknown: bool) -> CacheControl:
         ttl_seconds=wishes.seconds("ttl"),
         max_age_seconds=wishes.seconds("s-maxage"),
     )
-    _refuse(wishes.rest(), "Expected no-cache, no-store, ttl or s-maxage.", drop_unknown=drop_unknown)
+    wishes.refuse_rest("Expected no-cache, no-store, ttl or s-maxage.", drop_unknown=drop_unknown)
     return control
 
 

@@ -12,6 +12,7 @@ from sfumato.errors import InvalidParameterError
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "")
+_MAX_NAME_CHARS = 100
 
 
 class Parameters:
@@ -39,6 +40,20 @@ class Parameters:
     def rest(self) -> list[str]:
         """List the names that nobody read."""
         return [f"{self._prefix}{name}" for name in self._fields if name not in self._read]
+
+    def refuse_rest(self, advice: str, *, drop_unknown: bool, before: Sequence[str] = ()) -> None:
+        """Refuse the first name that nobody read; name those in *before* first.
+
+        Raises:
+            InvalidParameterError: There is one, and unknown ones are not to be dropped.
+        """
+        unknown = [*before, *self.rest()]
+        if unknown and not drop_unknown:
+            # A name is the client's text: as long as it likes, and not always valid Unicode.
+            name = unknown[0][:_MAX_NAME_CHARS].encode(errors="replace").decode()
+            raise InvalidParameterError(
+                f"Unknown parameter: '{name}'. {advice}", param=name, openai_code="unknown_parameter"
+            )
 
     def text(self, name: str) -> str | None:
         """Return a string."""

@@ -1,0 +1,84 @@
+"""The door of the administrators' routes: they exist only where there is an admin key, and every answer is JSON."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from sfumato.asgi.answers import send_error, send_json
+from sfumato.asgi.auth import ClientKeys
+from sfumato.errors import ImageError, InternalError, InvalidParameterError
+from sfumato.setting_types import Labelled
+from sfumato.settings import Settings
+from sfumato.wire.parameters import Parameters
+
+_log = logging.getLogger("sfumato")
+
+Answer: TypeAlias = tuple[int, dict[str, Any]]
+
+
+class AdminDoor:
+    """Let administrators in and answer them.
+
+    Args:
+        settings: Holds the admin key.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        key = settings.admin_key
+        self._authorize = ClientKeys((Labelled("admin", key),)) if key else None
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether there is an admin key; without one there are no routes."""
+        return self._authorize is not None
+
+    async def respond(
+        self, answer: Callable[[Request], Awaitable[Answer]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send what *answer* returns or raises; it is not asked before the key was seen. The body is not read."""
+        request = Request(scope, receive)
+        request_id = f"req_{uuid.uuid4().hex}"
+        try:
+            if self._authorize is not None:
+                await self._authorize(request)
+            status, document = await answer(request)
+        except ImageError as error:
+            await send_error(send, error, request_id=request_id)
+        except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
+            _log.exception("Request %s of an administrator failed", request_id)
+            await send_error(send, InternalError("Something failed here that should not."), request_id=request_id)
+        else:
+            await send_json(send, status, document)
+
+
+def read_query(request: Request) -> Parameters:
+    """Return the query's parameters.
+
+    Raises:
+        InvalidParameterError: One was given twice.
+    """
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        # Taking one of two filters would remove what was not meant.
+        if name in values:
+            raise InvalidParameterError(f"'{name[:100]}' was given twice.", param=name[:100])
+        values[name] = value
+    return Parameters(values)
+
+
+def refuse_rest(query: Parameters) -> None:
+    """Refuse the parameters that were not asked for.
+
+    Raises:
+        InvalidParameterError: There is one.
+    """
+    for name in query.rest():
+        raise InvalidParameterError(
+            f"Unknown parameter: '{name[:100]}'. Leave it out.", param=name[:100], openai_code="unknown_parameter"
+        )

@@ -1,0 +1,80 @@
+"""``GET /gemini-image/metrics``: this process's metrics in Prometheus's format, for administrators or for everyone."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import uuid
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sfumato.asgi.answers import send_error, send_json
+from sfumato.asgi.auth import ClientKeys
+from sfumato.asgi.routes import OWN_PREFIX
+from sfumato.errors import ImageError, InternalError
+from sfumato.runtime import Runtime
+from sfumato.setting_types import Labelled
+from sfumato.telemetry.exposition import process_exposition
+
+_PATH = f"{OWN_PREFIX}metrics"
+_NOT_AVAILABLE = {"type": "server_error", "param": None, "code": "not_available"}
+_NO_EXTRA = "The metrics need the extra 'prometheus': pip install 'sfumato[prometheus]'. OTLP needs nothing more."
+_ONE_OF_SEVERAL = (
+    "This process is one of several workers, and speaks for itself only. Push metrics with OTLP instead: set "
+    "OTEL_EXPORTER_OTLP_ENDPOINT. If it is the only one, set WEB_CONCURRENCY=1."
+)
+_log = logging.getLogger("sfumato")
+
+
+class MetricsRoute:
+    """Answer the route of the metrics. It exists where there is an admin key or where metrics are public.
+
+    Args:
+        runtime: Gives the admin key, and counts.
+        workers: How many processes serve; by default told by `WEB_CONCURRENCY`, else guessed: a process that
+            multiprocessing started is one of several, as uvicorn's workers are.
+    """
+
+    def __init__(self, runtime: Runtime, *, workers: int | None = None) -> None:
+        key, self._public = runtime.settings.admin_key, runtime.settings.metrics_public
+        self._authorize = ClientKeys((Labelled("admin", key),)) if key else None
+        self._workers = count_workers() if workers is None else workers
+
+    def serves(self, method: str, path: str) -> bool:
+        """Tell whether a request is for the route."""
+        exists = self._public or self._authorize is not None
+        return exists and method in ("GET", "HEAD") and path.rstrip("/") == _PATH
+
+    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that `serves` is true of; the body is not read."""
+        request = Request(scope, receive)
+        request_id = f"req_{uuid.uuid4().hex}"
+        try:
+            if self._authorize is not None and not self._public:
+                await self._authorize(request)
+            exposition = process_exposition()
+            if self._workers > 1 or exposition is None:
+                message = _ONE_OF_SEVERAL if self._workers > 1 else _NO_EXTRA
+                await send_json(send, 501, {"error": {**_NOT_AVAILABLE, "message": message}})
+                return
+            body, content_type = await to_thread.run_sync(exposition.render, request.headers.get("accept", ""))
+        except ImageError as error:
+            await send_error(send, error, request_id=request_id)
+        except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
+            _log.exception("The scrape %s failed", request_id)
+            await send_error(send, InternalError("Something failed here that should not."), request_id=request_id)
+        else:
+            headers = {"content-type": content_type, "cache-control": "no-store"}
+            await Response(body, headers=headers)(scope, receive, send)
+
+
+def count_workers() -> int:
+    """Return how many processes serve beside this one and with it; 2 where they are several."""
+    told = os.environ.get("WEB_CONCURRENCY", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told)
+    return 1 if multiprocessing.parent_process() is None else 2

@@ -1,0 +1,61 @@
+"""`install`: the provider for SDK use, and all of it for a LiteLLM proxy that another command starts."""
+
+from __future__ import annotations
+
+import sys
+
+import litellm
+from litellm.utils import custom_llm_setup
+
+from sfumato.asgi.middleware import GeminiImageMiddleware
+from sfumato.litellm.custom_llm import GeminiImageLLM
+from sfumato.litellm.errors import PROVIDER
+from sfumato.litellm.hooks import register
+from sfumato.runtime import Runtime
+
+
+def install(runtime: Runtime | None = None) -> GeminiImageLLM:
+    """Register the provider: ``litellm.aimage_generation(model="gemini-image/…", prompt="…")`` finds it then.
+
+    Name every argument: LiteLLM 1.106.2's async functions take the first positional one for the model. A second call
+    replaces the provider.
+
+    In a proxy, ``LITELLM_WORKER_STARTUP_HOOKS=sfumato.litellm:install`` has LiteLLM call this in every worker; it then
+    puts the middleware in front as well. Elsewhere there is no proxy to put it in front of.
+
+    Args:
+        runtime: Where clients come from; by default the one of `sfumato.litellm.provider`, which config.yaml names, so
+            that a process has one.
+
+    Returns:
+        The provider; close it to end the thread of the synchronous calls before the process ends.
+
+    Raises:
+        ConfigurationError: The environment is invalid.
+    """
+    provider = _shared() if runtime is None else GeminiImageLLM(runtime)
+    others = [item for item in litellm.custom_provider_map if item["provider"] != PROVIDER]
+    litellm.custom_provider_map = [*others, {"provider": PROVIDER, "custom_handler": provider}]
+    custom_llm_setup()  # type: ignore[no-untyped-call]  # LiteLLM's
+    register()
+    _assist_started_proxy(provider.runtime)
+    return provider
+
+
+def _shared() -> GeminiImageLLM:
+    from sfumato.litellm import provider  # noqa: PLC0415  # it is built when it is named
+
+    return provider
+
+
+def _assist_started_proxy(runtime: Runtime) -> None:
+    """Put the middleware in front of a LiteLLM proxy that runs in this process, once.
+
+    LiteLLM 1.106.2 calls its worker hooks while it starts: `add_middleware` refuses then, but the stack that is already
+    built can be wrapped (seen 2026-11-21).
+    """
+    app = getattr(sys.modules.get("litellm.proxy.proxy_server"), "app", None)
+    if app is None or app.middleware_stack is None or isinstance(app.middleware_stack, GeminiImageMiddleware):
+        return
+    if not any(item.cls is GeminiImageMiddleware for item in app.user_middleware):
+        app.middleware_stack = GeminiImageMiddleware(app.middleware_stack, runtime=runtime, mode="assist")

@@ -1,0 +1,108 @@
+"""Whether LiteLLM gets pictures or tokens for them, which the middleware in front exchanges on the way out.
+
+With tokens LiteLLM copies, validates, logs and compresses nothing of a picture. It gets the pictures where something in
+it may need them: its own cache, a guardrail that looks at answers, a logger of the operator's, an archive of answers.
+The rule is cautious: what is lost by pictures is time, what is lost by tokens are pictures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import litellm
+from litellm.integrations.custom_guardrail import CustomGuardrail
+from litellm.integrations.custom_logger import CustomLogger
+
+from sfumato.errors import ConfigurationError
+
+_log = logging.getLogger("sfumato")
+_IMAGE_CALLS = frozenset({"image_generation", "aimage_generation", "image_edit", "aimage_edit"})
+# Guardrails that see what goes in and never what comes out.
+_BEFORE = frozenset({"pre_call", "during_call", "pre_mcp_call", "during_mcp_call", "realtime_input_transcription"})
+# LiteLLM's loggers that keep whole answers. Its others tell of calls, and cut long texts short.
+_ARCHIVES = frozenset(
+    {"s3", "s3_v2", "gcs_bucket", "gcs_pubsub", "azure_storage", "aws_sqs", "sqs", "generic_api", "dynamodb"}
+)
+_LITELLM = frozenset({"litellm", "litellm_enterprise"})
+_HOOKS_THAT_SEE_ANSWERS = ("log_success_event", "async_log_success_event", "async_post_call_success_hook")
+
+
+class LateBinding:
+    """Decides, and says once of each reason why not."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def applies(self, choice: object, logging_obj: Any) -> bool:
+        """Tell whether a call's pictures may be bound late.
+
+        Args:
+            choice: The deployment's ``late_binding``; true goes against guardrails and loggers, not against
+                LiteLLM's cache, which would keep the tokens.
+            logging_obj: LiteLLM's log of the call, which knows the callbacks of its key and team.
+
+        Raises:
+            ConfigurationError: *choice* is neither true nor false.
+        """
+        if not isinstance(choice, bool | None):
+            raise ConfigurationError("A deployment's late_binding must be true or false.")
+        if choice is False:
+            return False
+        reason = _cache_reason() or (None if choice else _callback_reason(logging_obj))
+        if reason is not None and reason not in self._told:
+            self._told.add(reason)
+            _log.info("Pictures pass through LiteLLM and are not bound late: %s", reason)
+        return reason is None
+
+
+def _cache_reason() -> str | None:
+    cache = litellm.cache
+    if cache is None:
+        return None
+    calls = getattr(cache, "supported_call_types", None)
+    return "LiteLLM's cache holds image calls" if calls is None or _IMAGE_CALLS & set(calls) else None
+
+
+def _callback_reason(logging_obj: Any) -> str | None:
+    if litellm.cold_storage_custom_logger is not None:
+        return "LiteLLM's cold storage keeps answers"
+    for callback in _callbacks(logging_obj):
+        if isinstance(callback, CustomGuardrail):
+            if not _events(callback.event_hook) <= _BEFORE:
+                return f"the guardrail {callback.guardrail_name or type(callback).__name__} may look at answers"
+        elif _sees_answers(callback):
+            name = callback if isinstance(callback, str) else getattr(callback, "__name__", type(callback).__name__)
+            return f"the callback {name} may look at answers"
+    return None
+
+
+def _callbacks(logging_obj: Any) -> Iterator[Any]:
+    own = (getattr(logging_obj, f"dynamic_{kind}success_callbacks", None) or () for kind in ("", "async_"))
+    return itertools.chain(litellm.callbacks, litellm.success_callback, litellm._async_success_callback, *own)  # noqa: SLF001  # where LiteLLM keeps them
+
+
+def _sees_answers(callback: Any) -> bool:
+    if isinstance(callback, str):
+        return callback in _ARCHIVES
+    kind = type(callback)
+    module = kind.__module__ if isinstance(callback, CustomLogger) else getattr(callback, "__module__", kind.__module__)
+    room, *rest = (module or "").split(".")
+    if room == "sfumato":
+        return False
+    if room in _LITELLM:
+        return not _ARCHIVES.isdisjoint(rest)
+    if not isinstance(callback, CustomLogger):
+        return True
+    return any(getattr(kind, name) is not getattr(CustomLogger, name) for name in _HOOKS_THAT_SEE_ANSWERS)
+
+
+def _events(hook: Any) -> set[str]:
+    """Return the events that a guardrail runs at; one that does not plainly name them may run at any."""
+    if isinstance(hook, str):
+        return {str(getattr(hook, "value", hook))}
+    if isinstance(hook, list):
+        return {event for item in hook for event in _events(item)}
+    return {"any"}

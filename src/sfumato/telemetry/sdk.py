@@ -1,0 +1,190 @@
+"""The wiring of OpenTelemetry's SDK, for edges that own a process; never for a library within somebody's.
+
+The standard ``OTEL_*`` variables say whether and where to. OpenTelemetry's own classes read most of them; here stands
+what they leave to whoever wires: which exporters, which protocol, and the name of the service.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from opentelemetry import metrics, trace
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+SERVICE_NAME: Final = "sfumato"
+Signal = Literal["TRACES", "METRICS"]
+_EXPORTERS: Final = ("otlp", "console", "none")
+_PROTOCOLS: Final = ("http/protobuf", "grpc")
+_FLUSH_MILLISECONDS: Final = 5000
+_log = logging.getLogger("sfumato")
+
+
+@dataclass(slots=True)
+class _Process:
+    """What this process wired."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    configured: bool = False
+    providers: list[Any] = field(default_factory=list)
+
+
+_process = _Process()
+
+
+def configure() -> None:
+    """Install OpenTelemetry's SDK where the ``OTEL_*`` variables ask for it and nobody installed one before.
+
+    Traces and metrics are looked at one by one. Calling it again does nothing, from any thread. Call it as late as at
+    the first request inside a program that may install providers of its own: whoever is first stays.
+    """
+    if _process.configured:
+        return
+    with _process.lock:
+        if _process.configured:
+            return
+        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true":
+            _wire(
+                "TRACES", _installs_traces, lambda: isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+            )
+            # The API keeps the class of "nobody installed one" to itself.
+            _wire(
+                "METRICS",
+                _installs_metrics,
+                lambda: type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider",
+            )
+        _process.configured = True
+
+
+def is_configured() -> bool:
+    """Tell whether `configure` ran: loading the SDK takes a while, which a first request may do in a thread."""
+    return _process.configured
+
+
+def shutdown() -> None:
+    """Send what is left and stop what `configure` installed; blocks for some seconds where nobody takes it."""
+    with _process.lock:
+        providers, _process.providers = _process.providers, []
+    for provider in providers:
+        provider.force_flush(_FLUSH_MILLISECONDS)
+        provider.shutdown()
+
+
+def create_resource() -> Resource:
+    """Return what stands for this process: of `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, else ``sfumato``."""
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # the SDK is loaded where it is wanted
+
+    from sfumato import __version__  # noqa: PLC0415  # it reads the distribution's metadata
+
+    resource = Resource.create()
+    if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
+        resource = resource.merge(Resource({"service.name": SERVICE_NAME, "service.version": __version__}))
+    if "service.instance.id" not in resource.attributes:
+        # Workers of one host send series of the same names: something must tell them apart.
+        resource = resource.merge(Resource({"service.instance.id": str(uuid.uuid4())}))
+    return resource
+
+
+def _wire(signal: Signal, install: Callable[[list[Any]], Any], is_free: Callable[[], bool]) -> None:
+    asked = _asked(signal)
+    if not asked:
+        return
+    if not is_free():
+        _log.info("OpenTelemetry %s: somebody else installed a provider; it is left alone.", signal.lower())
+        return
+    try:
+        exporters = [exporter for name in asked if (exporter := _exporter(signal, name)) is not None]
+        if exporters:
+            _process.providers.append(install(exporters))
+    except Exception as error:  # noqa: BLE001  # a misspelled OTEL_ variable must not fail requests
+        kind = type(error).__name__
+        _log.warning("The OTEL_ variables are not understood (%s). No %s are sent.", kind, signal.lower())
+
+
+def _asked(signal: Signal) -> list[str]:
+    """Return the exporters that the environment asks for; none where it is silent."""
+    named = os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower()
+    if named:
+        exporters = [name.strip() for name in named.split(",") if name.strip()]
+        return [] if "none" in exporters else [name for name in exporters if name != "prometheus"]
+    endpoints = (f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return ["otlp"] if any(os.environ.get(name, "").strip() for name in endpoints) else []
+
+
+def _exporter(signal: Signal, name: str) -> Any:
+    if name not in _EXPORTERS:
+        known = ", ".join(_EXPORTERS)
+        _log.warning("OTEL_%s_EXPORTER: '%s' is not known here; use one of %s.", signal, name[:40], known)
+        return None
+    try:
+        return _console(signal) if name == "console" else _otlp(signal)
+    except ModuleNotFoundError:
+        _log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL=grpc needs the extra 'otlp-grpc' (pip install 'sfumato[otlp-grpc]'), or set "
+            "it to http/protobuf. No %s are sent.",
+            signal.lower(),
+        )
+    return None
+
+
+def _console(signal: Signal) -> Any:
+    if signal == "TRACES":
+        from opentelemetry.sdk.trace.export import ConsoleSpanExporter  # noqa: PLC0415  # loaded when asked for
+
+        return ConsoleSpanExporter()
+    from opentelemetry.sdk.metrics.export import ConsoleMetricExporter  # noqa: PLC0415  # the same
+
+    return ConsoleMetricExporter()
+
+
+def _otlp(signal: Signal) -> Any:
+    names = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    asked = next((value for name in names if (value := os.environ.get(name, "").strip().lower())), _PROTOCOLS[0])
+    if asked not in _PROTOCOLS:
+        _log.warning("OTEL_EXPORTER_OTLP_PROTOCOL: '%s' is not known here; http/protobuf is used.", asked[:40])
+    # Each is loaded only when it is asked for; gRPC's is an extra.
+    if asked == "grpc" and signal == "TRACES":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpans  # noqa: PLC0415
+
+        return GrpcSpans()
+    if asked == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
+            OTLPMetricExporter as GrpcMetrics,
+        )
+
+        return GrpcMetrics()
+    if signal == "TRACES":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+        return OTLPSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
+
+    return OTLPMetricExporter()
+
+
+def _installs_traces(exporters: list[Any]) -> Any:
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # loaded when asked for
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # the same
+
+    provider = TracerProvider(resource=create_resource())
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def _installs_metrics(exporters: list[Any]) -> Any:
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415  # loaded when asked for
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415  # the same
+
+    readers = [PeriodicExportingMetricReader(exporter) for exporter in exporters]
+    provider = MeterProvider(readers, create_resource())
+    metrics.set_meter_provider(provider)
+    return provider

@@ -1,0 +1,206 @@
+"""The spans of one request: one of the operation, one of each step. It only uses OpenTelemetry's API.
+
+The work on a request runs on tasks of its own, in contexts of their own, and may outlive the request. So nothing here
+relies on what is current, except where a request begins: each span's context is kept, and made current within its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+from opentelemetry import trace
+from opentelemetry.context import Context, create_key, set_value
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from sfumato.errors import ImageError
+from sfumato.telemetry import names
+from sfumato.telemetry.metrics import error_type_of, family_of, outcome_of
+from sfumato.telemetry.observer import Call, OperationRecord, Step
+
+T = TypeVar("T")
+ATTEMPT_KEY: Final = create_key("sfumato-attempt")
+PROVIDERS: Final[Mapping[str | None, str]] = {"vertex": names.VERTEX}
+_SPAN_NAMES = {
+    "cache.lookup": names.CACHE_LOOKUP_SPAN,
+    "attempt": names.ATTEMPT_SPAN,
+    "cache.store": names.CACHE_STORE_SPAN,
+}
+_HTTPS_PORT = 443
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class OperationSpan:
+    """The span of one request, begun in the request's own context.
+
+    Args:
+        tracer: Makes spans.
+        record: The request's record; it is told the span's ids.
+    """
+
+    def __init__(self, tracer: Tracer, record: OperationRecord) -> None:
+        self._tracer = tracer
+        self._record = record
+        self.provider = names.GEMINI
+        self._finish_reasons: list[str] = []
+        self._span = tracer.start_span(
+            _name(record),
+            context=parent_context(record.call),
+            kind=SpanKind.CLIENT,
+            attributes=_present({
+                names.OPERATION_NAME: names.GENERATE_CONTENT,
+                names.PROVIDER_NAME: self.provider,
+                names.REQUEST_MODEL: family_of(record),
+                names.OUTPUT_TYPE: names.IMAGE,
+                names.OPERATION: record.operation,
+                names.DOOR: record.call.door,
+                names.REQUEST_ID: record.call.request_id,
+            }),
+        )  # fmt: skip
+        # Whoever called may have baggage; it is not for Google.
+        self.context = trace.set_span_in_context(self._span, Context())
+        context = self._span.get_span_context()
+        if context.is_valid:
+            record.trace_id = trace.format_trace_id(context.trace_id)
+            record.span_id = trace.format_span_id(context.span_id)
+
+    def begin_step(self, step: Step) -> tuple[Span, Context]:
+        """Begin a step's span; return it and the context that its work is to run in."""
+        attributes: dict[str, str | int | None] = {names.SLOT: step.slot}
+        if step.name == "attempt":
+            host, port = _split(step.server or "")
+            self.provider = PROVIDERS.get(step.backend, names.GEMINI)
+            attributes |= {
+                names.ATTEMPT: step.attempt,
+                names.ACCOUNT: step.account,
+                names.PROVIDER_NAME: self.provider,
+                names.REQUEST_MODEL: family_of(self._record),
+                names.SERVER_ADDRESS: host or None,
+                names.SERVER_PORT: port,
+            }
+            self._span.set_attributes(
+                _present({names.SERVER_ADDRESS: host or None, names.SERVER_PORT: port if host else None})
+            )
+        span = self._tracer.start_span(_SPAN_NAMES[step.name], context=self.context, attributes=_present(attributes))
+        context = trace.set_span_in_context(span, Context())
+        return span, set_value(ATTEMPT_KEY, step.name == "attempt", context)
+
+    def end_step(self, span: Span, step: Step) -> None:
+        """End a step's span with what became of it."""
+        if step.finish_reason:
+            self._finish_reasons.append(step.finish_reason)
+        if step.response_id:
+            self._span.set_attribute(names.RESPONSE_ID, step.response_id)
+        span.set_attributes(
+            _present({
+                names.STEP_OUTCOME: step.outcome,
+                names.RESPONSE_ID: step.response_id,
+                names.ERROR_REASON: step.error.reason if step.error else None,
+            })
+        )  # fmt: skip
+        if step.finish_reason:
+            span.set_attribute(names.RESPONSE_FINISH_REASONS, [step.finish_reason])
+        if step.error is not None:
+            _fail(span, step.error.code)
+        span.end()
+
+    def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
+        """Add the event of an attempt that is followed by another."""
+        event: dict[str, str | int | float | None] = {
+            names.ERROR_TYPE: error.code,
+            names.ERROR_REASON: error.reason,
+            names.ATTEMPT: attempt,
+            names.RETRY_DELAY_SECONDS: delay_seconds,
+        }
+        self._span.add_event(names.RETRY_EVENT, _present(event))
+
+    def end(self, *, tenant: str) -> None:
+        """End the request's span with all that is known of it; *tenant* is hashed."""
+        record, span = self._record, self._span
+        if span.is_recording():
+            span.update_name(_name(record))
+            span.set_attributes(_present(_described(record)))
+            span.set_attribute(names.PROVIDER_NAME, self.provider)
+            span.set_attribute(names.TENANT, tenant)
+            if self._finish_reasons:
+                span.set_attribute(names.RESPONSE_FINISH_REASONS, self._finish_reasons)
+            if record.failure_codes:
+                span.set_attribute(names.FAILURE_CODES, sorted(set(record.failure_codes)))
+            error = error_type_of(record)
+            if record.error is not None:
+                _fail(span, record.error.code)
+            elif error is not None:
+                # The client left: nothing failed here.
+                span.set_attribute(names.ERROR_TYPE, error)
+        span.end()
+
+
+def parent_context(call: Call) -> Context:
+    """Return the context that a request's span belongs in: the program's around us, else the caller's."""
+    for span in (call.parent, trace.get_current_span()):
+        if isinstance(span, Span) and span.get_span_context().is_valid:
+            return trace.set_span_in_context(span, Context())
+    headers = {"traceparent": call.traceparent or "", "tracestate": call.tracestate or ""}
+    return _PROPAGATOR.extract({name: value for name, value in headers.items() if value}, Context())
+
+
+def _name(record: OperationRecord) -> str:
+    model = family_of(record)
+    return f"{names.GENERATE_CONTENT} {model}" if model else names.GENERATE_CONTENT
+
+
+def _described(record: OperationRecord) -> dict[str, str | int | float | bool | None]:
+    usage = record.fresh_usage if record.fresh_usage.total_tokens else None
+    tokens = {} if usage is None else {
+        names.USAGE_INPUT_TOKENS: usage.input_tokens,
+        names.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+        names.USAGE_TEXT_INPUT_TOKENS: usage.input_text_tokens,
+        names.USAGE_TEXT_OUTPUT_TOKENS: usage.output_text_tokens,
+        names.USAGE_IMAGE_INPUT_TOKENS: usage.input_image_tokens,
+        names.USAGE_IMAGE_OUTPUT_TOKENS: usage.output_image_tokens,
+        names.USAGE_REASONING_TOKENS: usage.thinking_tokens,
+    }  # fmt: skip
+    return {
+        names.REQUEST_MODEL: family_of(record),
+        names.RESPONSE_MODEL: record.family if record.images else None,
+        names.REQUEST_CHOICE_COUNT: record.n if record.n != 1 else None,
+        names.REQUEST_SEED: record.seed,
+        **tokens,
+        names.OPERATION: record.operation,
+        names.OUTCOME: outcome_of(record),
+        names.VARIANT: record.model,
+        names.TIER: record.resolution,
+        names.ASPECT_RATIO: record.aspect_ratio,
+        names.QUALITY: record.quality,
+        names.STYLE: record.style,
+        names.SAFETY_LEVEL: record.safety_level,
+        names.PROMPT_HASH: record.prompt_hash,
+        names.USER_HASH: record.user_hash,
+        names.CACHE: record.cache,
+        names.ACCOUNT: ",".join(dict.fromkeys(record.accounts)) or None,
+        names.IMAGES: record.images,
+        names.RETRIES: record.retry_count,
+        names.FAILURES: len(record.failure_codes) or None,
+        names.COST_USD: record.cost_usd,
+        names.SAVINGS_USD: record.savings_usd,
+        names.STATUS_CODE: record.status_code,
+        names.ABANDONED: record.abandoned or None,
+        names.ERROR_KIND: record.error.error_type if record.error else None,
+        names.ERROR_CATEGORY: record.error.category if record.error else None,
+        names.ERROR_REASON: record.error.reason if record.error else None,
+    }
+
+
+def _present(attributes: Mapping[str, T | None]) -> dict[str, T]:
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def _fail(span: Span, code: str) -> None:
+    span.set_attribute(names.ERROR_TYPE, code)
+    span.set_status(Status(StatusCode.ERROR, code))
+
+
+def _split(server: str) -> tuple[str, int]:
+    host, separator, port = server.rpartition(":")
+    return (host, int(port)) if separator and port.isdigit() else (server, _HTTPS_PORT)

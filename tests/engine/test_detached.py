@@ -1,0 +1,290 @@
+"""Clients that leave: what upstream renders is never lost, what waits ends, and whoever comes again is served."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from sfumato.cache.noop import NoopStore
+from sfumato.cache.store import Store
+from sfumato.errors import InvalidParameterError, OverloadedError, ServiceUnavailableError
+from sfumato.images.request import CacheStatus, ImageResult
+from sfumato.telemetry.observer import Call
+from tests.support import samples
+from tests.support.clients import Bench, bench
+
+pytestmark = pytest.mark.anyio
+PICTURE = base64.b64encode(samples.encoded(samples.noise(8, 8))).decode()
+ANSWER = {
+    "candidates": [
+        {
+            "content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": PICTURE}}]},
+            "finishReason": "STOP",
+        }
+    ]
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "cached": {},
+    "no-cache": {"cache": {"no-cache": True}},
+    "no-store": {"cache": {"no-store": True}},
+}
+
+
+class Studio:
+    """An upstream that renders until it is told to answer."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.began = asyncio.Semaphore(0)
+        self.answer = asyncio.Event()
+        self.status = 200
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.calls += 1
+        self.began.release()
+        await self.answer.wait()
+        return httpx.Response(self.status, json=ANSWER)
+
+
+@asynccontextmanager
+async def visiting(studio: Studio, *, store: Store | None = None, **options: Any) -> AsyncIterator[Bench]:
+    http = httpx.AsyncClient(transport=httpx.MockTransport(studio))
+    async with bench("http://gemini.test", http=http, store=store, **options) as it:
+        yield it
+
+
+async def leave(task: asyncio.Task[ImageResult]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def settled() -> None:
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_picture_whose_client_left_is_a_hit_for_its_next_try(kind: str) -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make(**KINDS[kind]))
+        await studio.began.acquire()
+        await leave(task)
+        studio.answer.set()
+        await it.client.settle()
+        await settled()
+        again = await it.make(**KINDS[kind])
+        assert (studio.calls, again.cache_status, again.cost_usd) == (1, CacheStatus.HIT, 0.0)
+        third = await it.make(**KINDS[kind])
+    assert (third.cache_status is CacheStatus.HIT) is (kind == "cached"), (
+        "what is kept outside of the cache is kept once"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_next_try_joins_what_is_still_rendered(kind: str) -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        first = asyncio.create_task(it.make(**KINDS[kind]))
+        await studio.began.acquire()
+        await leave(first)
+        second = asyncio.create_task(it.make(**KINDS[kind]))
+        await settled()
+        await leave(second)
+        third = asyncio.create_task(it.make(**KINDS[kind]))
+        await settled()
+        studio.answer.set()
+        result = await third
+    assert (studio.calls, result.cache_status) == (1, CacheStatus.HIT)
+
+
+async def test_without_a_cache_it_is_kept_for_its_caller_alone() -> None:
+    studio = Studio()
+    async with visiting(studio, store=NoopStore()) as it:
+        task = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await leave(task)
+        studio.answer.set()
+        await settled()
+        await it.make(call=Call(request_id="another", caller="another"))
+        assert studio.calls == 2
+        await it.make()
+    assert studio.calls == 2
+
+
+async def test_it_is_paid_for_and_recorded_though_nobody_waits() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await leave(task)
+        assert it.seen.ended == 0
+        studio.answer.set()
+        await it.client.aclose(grace_seconds=30)
+        (record,) = it.seen.records
+        assert (it.seen.ended, record.abandoned, record.status_code, record.images) == (1, True, 499, 1)
+        assert record.cost_usd == pytest.approx(0.1344)
+        assert [(charge.account, charge.cost_usd) for charge in record.charges] == [("first", record.cost_usd)]
+
+
+async def test_of_n_pictures_those_go_on_that_are_rendered() -> None:
+    studio = Studio()
+    async with visiting(studio, max_concurrency=2) as it:
+        task = asyncio.create_task(it.make(n=5))
+        for _ in range(2):
+            await studio.began.acquire()
+        await leave(task)
+        studio.answer.set()
+        await settled()
+        assert studio.calls == 2, "the other three waited for a place, which nobody pays for"
+        result = await it.make(n=5)
+    assert studio.calls == 5
+    assert sum(image.cost_usd == 0 for image in result.images) == 2
+
+
+async def test_a_failed_attempt_is_not_repeated_for_nobody() -> None:
+    studio = Studio()
+    studio.status = 503
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await leave(task)
+        studio.answer.set()
+        await settled()
+        (record,) = it.seen.records
+        assert isinstance(record.error, ServiceUnavailableError)
+    assert studio.calls == 1
+
+
+async def test_whoever_follows_is_served_when_the_leader_leaves() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        leader = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        follower = asyncio.create_task(it.make())
+        await settled()
+        await leave(leader)
+        studio.answer.set()
+        result = await follower
+    assert (studio.calls, result.cache_status) == (1, CacheStatus.HIT)
+
+
+async def test_an_answer_that_did_not_arrive_is_kept_where_the_cache_is_not_asked() -> None:
+    studio = Studio()
+    studio.answer.set()
+    call = Call(request_id="req", caller="me")
+    async with visiting(studio) as it:
+        result = await it.make(call=call, **KINDS["no-store"])
+        it.client.keep(result, call=call)
+        again = await it.make(call=call, **KINDS["no-store"])
+    assert (studio.calls, again.cache_status) == (1, CacheStatus.HIT)
+
+
+async def test_closing_waits_for_what_is_rendered_and_for_its_storing() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await leave(task)
+        closing = asyncio.create_task(it.client.aclose(grace_seconds=30))
+        await settled()
+        assert not closing.done()
+        studio.answer.set()
+        await closing
+        assert (it.seen.ended, it.seen.steps.count("cache.store")) == (1, 1)
+
+
+async def test_what_is_not_done_within_the_grace_period_ends_with_an_answer() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await it.client.aclose(grace_seconds=0)
+        with pytest.raises(OverloadedError, match="shutting down"):
+            await task
+
+
+async def test_no_new_work_is_taken_while_running_work_ends() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        running = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        it.client.begin_drain()
+        with pytest.raises(OverloadedError) as refused:
+            await it.make("another")
+        assert refused.value.retry_after
+        studio.answer.set()
+        assert (await running).images
+        assert [record.status_code for record in it.seen.records] == [200, 503]
+
+
+def keyed(key: str, caller: str = "me") -> Call:
+    return Call(request_id="req", caller=caller, idempotency_key=key)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_gives_the_same_pictures_again(kind: str) -> None:
+    studio = Studio()
+    studio.answer.set()
+    async with visiting(studio) as it:
+        first = await it.make(call=keyed("a"), n=2, **KINDS[kind])
+        again = await it.make(call=keyed("a"), n=2, **KINDS[kind])
+        assert studio.calls == 2
+        assert (first.cost_usd > 0, again.cost_usd, again.cache_status) == (True, 0.0, CacheStatus.HIT)
+        it.seen.now += 1
+        await it.make(call=keyed("b"), n=2, **KINDS[kind])
+        it.seen.now += 1
+        await it.make(call=keyed("a", caller="another"), n=2, **KINDS[kind])
+    assert studio.calls == (2 if kind == "cached" else 6), "another key, or another caller's, is another request"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_joins_what_is_running(kind: str) -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        tasks = [asyncio.create_task(it.make(call=keyed("a"), **KINDS[kind])) for _ in range(3)]
+        await studio.began.acquire()
+        await leave(tasks.pop(0))
+        await settled()
+        studio.answer.set()
+        results = await asyncio.gather(*tasks)
+    assert studio.calls == 1
+    assert {result.cache_status for result in results} == {CacheStatus.HIT}
+
+
+async def test_without_a_cache_a_key_gives_the_same_pictures_again() -> None:
+    studio = Studio()
+    studio.answer.set()
+    async with visiting(studio, store=NoopStore()) as it:
+        await it.make(call=keyed("a"))
+        await it.make(call=keyed("a"))
+        assert studio.calls == 1
+        it.seen.now += 601
+        await it.make(call=keyed("a"))
+    assert studio.calls == 2, "a key is remembered for its time"
+
+
+async def test_a_key_stands_for_one_request() -> None:
+    studio = Studio()
+    studio.answer.set()
+    async with visiting(studio) as it:
+        await it.make("one", call=keyed("a"))
+        with pytest.raises(InvalidParameterError) as refused:
+            await it.make("two", call=keyed("a"))
+    assert refused.value.param == "Idempotency-Key"
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 256, "a\n", "é"])
+async def test_a_key_that_is_none_is_refused(key: str) -> None:
+    async with visiting(Studio()) as it:
+        with pytest.raises(InvalidParameterError) as refused:
+            await it.make(call=keyed(key))
+    assert refused.value.param == "Idempotency-Key"

@@ -1,0 +1,102 @@
+"""One suite over every kind of note: the first text stands, for its time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from sfumato.cache.redis import connect
+from sfumato.cache.store import StoreUnavailableError
+from sfumato.engine.file_notes import FileNotes
+from sfumato.engine.notes import LocalNotes, Notes
+from sfumato.engine.redis_notes import RedisNotes
+from tests.support.redis_server import RedisServer, running_redis
+
+pytestmark = pytest.mark.anyio
+
+
+def files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "file", "redis"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Notes, Notes]]:
+    """The notes of two processes, which see each other's; of the local kind both are one process's."""
+    if request.param == "local":
+        local = LocalNotes(clock=lambda: 0.0)
+        yield local, local
+    elif request.param == "file":
+        yield FileNotes(tmp_path / "notes"), FileNotes(tmp_path / "notes")
+    else:
+        server: RedisServer = request.getfixturevalue("redis")
+        with server.admin() as admin:
+            admin.flushall()
+        connections = [connect(server.url, timeout_seconds=10) for _ in range(2)]
+        yield RedisNotes(connections[0]), RedisNotes(connections[1])
+        for connection in connections:
+            await connection.aclose()
+
+
+async def test_the_first_text_stands(pair: tuple[Notes, Notes]) -> None:
+    first, second = pair
+    assert await first.write("key", "one", seconds=60) == "one"
+    assert await second.write("key", "two", seconds=60) == "one"
+    assert await second.write("another key", "two", seconds=60) == "two"
+
+
+async def test_of_many_at_once_one_is_first(pair: tuple[Notes, Notes]) -> None:
+    first, second = pair
+    texts = await asyncio.gather(*((first, second)[n % 2].write("key", f"text {n}", seconds=60) for n in range(20)))
+    assert len(set(texts)) == 1
+
+
+async def test_local_notes_end_with_their_time() -> None:
+    now = [0.0]
+    notes = LocalNotes(clock=lambda: now[0])
+    await notes.write("key", "one", seconds=60)
+    now[0] = 60.0
+    assert await notes.write("key", "two", seconds=60) == "two"
+
+
+async def test_notes_in_files_end_with_their_time_and_leave_no_files(tmp_path: Path) -> None:
+    now = [1e9]
+    notes = FileNotes(tmp_path, clock=lambda: now[0])
+    await notes.write("key", "one", seconds=60)
+    now[0] += 60
+    assert await notes.write("key", "two", seconds=60) == "two"
+    # Whatever was left is old by then, in files' own times too.
+    now[0] = 4e9
+    await notes.write("another", "three", seconds=60)
+    assert len(files(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no number", b"\xff\xfe", b"inf"])
+async def test_a_damaged_file_is_no_note(tmp_path: Path, content: bytes) -> None:
+    notes = FileNotes(tmp_path)
+    await notes.write("key", "one", seconds=60)
+    (file,) = files(tmp_path)
+    file.write_bytes(content)
+    assert await notes.write("key", "two", seconds=60) in {"two", ""}
+
+
+async def test_names_of_files_tell_nothing(tmp_path: Path) -> None:
+    await FileNotes(tmp_path).write("secret/../key", "one", seconds=60)
+    (file,) = files(tmp_path)
+    assert len(file.name) == 64
+    assert file.stat().st_mode & 0o077 == 0
+
+
+async def test_a_redis_that_is_gone_says_so(redis: RedisServer) -> None:
+    connection = connect("redis://127.0.0.1:1")
+    with pytest.raises(StoreUnavailableError):
+        await RedisNotes(connection).write("key", "one", seconds=60)
+    await connection.aclose()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry import baggage, context
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
+
+from sfumato.emulator import EmulatorOptions, create_emulator
+from sfumato.telemetry import names
+from sfumato.telemetry.instrumentation import instrument
+from sfumato.telemetry.observer import Call, OperationRecord, Step
+from sfumato.upstream.transport import create_http_client
+from tests.support.servers import serving
+from tests.telemetry.conftest import Telemetry
+
+KEY = "canary-key-9f3"
+pytestmark = pytest.mark.anyio
+
+
+class Echo(httpx.AsyncBaseTransport):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+        self.closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return httpx.Response(200, json={})
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def traced(telemetry: Telemetry, transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    client = httpx.AsyncClient(transport=transport)
+    for _ in range(2):
+        instrument(client, tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
+    return client
+
+
+def post_span(telemetry: Telemetry) -> ReadableSpan:
+    (span,) = [span for span in telemetry.exporter.get_finished_spans() if span.name == "POST"]
+    return span
+
+
+async def call(
+    telemetry: Telemetry, client: httpx.AsyncClient, url: str = "http://gemini.test/v1", **options: Any
+) -> None:
+    operation = telemetry.observer.begin(OperationRecord(call=Call(request_id="r")))
+    with operation.step(Step(name="attempt")):
+        await client.post(url, headers={"x-goog-api-key": KEY, "authorization": f"Bearer {KEY}"}, **options)
+    operation.end()
+
+
+async def test_an_attempt_has_the_http_call_beneath_and_tells_google_its_trace(telemetry: Telemetry) -> None:
+    echo = Echo()
+    async with traced(telemetry, echo) as client:
+        token = context.attach(baggage.set_baggage("secret", "canary"))
+        await call(telemetry, client, content=b"body")
+        context.detach(token)
+
+    span, attempt = post_span(telemetry), telemetry.spans()[names.ATTEMPT_SPAN]
+    assert span.parent
+    assert attempt.context
+    assert span.context
+    assert span.kind is SpanKind.CLIENT
+    assert span.parent.span_id == attempt.context.span_id
+    (request,) = echo.requests
+    ids = format_trace_id(span.context.trace_id), format_span_id(span.context.span_id)
+    assert request.headers["traceparent"].split("-")[1:3] == list(ids)
+    assert "baggage" not in request.headers
+    assert request.headers["x-goog-api-key"] == KEY
+    assert request.headers["content-length"] == "4"
+    assert await request.aread() == b"body"
+    assert echo.closed
+
+
+async def test_no_key_is_recorded_whatever_the_environment_asks_for(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST", ".*")
+    echo = Echo()
+    async with traced(telemetry, echo) as client:
+        await call(telemetry, client, url=f"http://user:{KEY}@gemini.test/v1?key={KEY}")
+
+    told = post_span(telemetry).to_json()
+    assert "http.request.header.user_agent" in told
+    assert KEY not in told
+    assert str(echo.requests[0].url) == f"http://user:{KEY}@gemini.test/v1?key={KEY}"
+
+
+async def test_what_is_no_attempt_is_not_recorded(telemetry: Telemetry) -> None:
+    echo = Echo()
+    async with traced(telemetry, echo) as client:
+        await client.get(f"http://pictures.test/a.png?token={KEY}")
+        operation = telemetry.observer.begin(OperationRecord(call=Call(request_id="r")))
+        with operation.step(Step(name="cache.lookup")):
+            await client.get("http://pictures.test/b.png")
+        operation.end()
+    assert set(telemetry.spans()) == {"generate_content", names.CACHE_LOOKUP_SPAN}
+    assert all("traceparent" not in request.headers for request in echo.requests)
+
+
+async def test_other_clients_are_left_alone(telemetry: Telemetry) -> None:
+    echo = Echo()
+    async with traced(telemetry, Echo()), httpx.AsyncClient(transport=echo) as other:
+        await call(telemetry, other)
+    assert "traceparent" not in echo.requests[0].headers
+    assert "POST" not in telemetry.spans()
+
+
+async def test_our_own_client_over_aiohttp(telemetry: Telemetry) -> None:
+    with serving(create_emulator(EmulatorOptions())) as url:
+        client = create_http_client(connect_timeout_seconds=5)
+        instrument(client, tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider)
+        async with client:
+            await call(telemetry, client, url=f"{url}/v1beta/models/none:generateContent", json={})
+            with pytest.raises(httpx.HTTPError):
+                await call(telemetry, client, url="http://127.0.0.1:1/")
+    refused, failed = [span for span in telemetry.exporter.get_finished_spans() if span.name == "POST"]
+    assert refused.status.status_code is StatusCode.ERROR
+    assert failed.status.status_code is StatusCode.ERROR
+    assert all(KEY not in span.to_json() for span in telemetry.exporter.get_finished_spans())
