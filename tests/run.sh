@@ -66,17 +66,35 @@ install() {
   fi
 }
 
-# The cache's tests start a Redis server of their own; in CI a missing one is a failure, on a laptop they are skipped.
+# Tests start a Redis and a Prometheus of their own, and run the commands of the operations pages; in CI a missing one is
+# a failure, on a laptop its tests are skipped.
 install_servers() {
-  command -v redis-server >/dev/null 2>&1 && return 0
-  local as_root=()
+  local program packages=() as_root=()
+  for program in redis-server prometheus jq curl; do
+    command -v "$program" >/dev/null 2>&1 || packages+=("$program")
+  done
+  ((${#packages[@]})) || return 0
   [[ "$(id -u)" == 0 ]] || as_root=(sudo -n)
   if command -v apt-get >/dev/null 2>&1 && "${as_root[@]}" true 2>/dev/null; then
     "${as_root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends redis-server >/dev/null
+    install_without_services "${packages[@]}"
     return 0
   fi
-  echo "run.sh: no redis-server, and no way to install it here: its tests are skipped, or fail in CI"
+  echo "run.sh: no ${packages[*]}, and no way to install it here: its tests are skipped, or fail in CI"
+}
+
+# Debian's packages start a service when they are installed, unless this file says no.
+install_without_services() {
+  local policy=/usr/sbin/policy-rc.d made="" status=0
+  if [[ ! -e "$policy" ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod +x "$policy"
+    made=1
+  fi
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
+  [[ -z "$made" ]] || "${as_root[@]}" rm -f "$policy"
+  return "$status"
 }
 
 covered_tests() {

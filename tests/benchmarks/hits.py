@@ -25,21 +25,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import httpx
-import uvicorn
 from rich.console import Console
 
-from sfumato.asgi.app import create_app
-from sfumato.settings import Settings
 from tests.benchmarks.hits_servers import DIRECTORY_VARIABLE
-from tests.benchmarks.measuring import median_ratio, percentile, stalled
+from tests.benchmarks.measuring import median_ratio
+from tests.benchmarks.stalls import ROUTE, measure_stalls
 from tests.support.redis_server import free_port
 
-_ROUTE = "/v1/images/generations"
 _READER_BYTES_PER_SECOND = 10_000
 _READER_PAUSE_SECONDS = 0.01
 # Else the kernel would take megabytes of each answer: of 500 at once, gigabytes.
@@ -115,7 +112,7 @@ class Bench:
 
     def hits(self, size_mb: float, *, connections: int, seconds: float) -> Load:
         """Load ourselves with hits."""
-        return self._wrk(self.ours + _ROUTE, size_mb, connections, seconds)
+        return self._wrk(self.ours + ROUTE, size_mb, connections, seconds)
 
     def static(self, size_mb: float, *, connections: int, seconds: float) -> Load:
         """Load the static server with the same bytes."""
@@ -123,7 +120,7 @@ class Bench:
 
     def _ask(self, size_mb: float) -> httpx.Response:
         headers = {"content-type": "application/json"}
-        return httpx.post(self.ours + _ROUTE, content=_body(size_mb), headers=headers, timeout=60).raise_for_status()
+        return httpx.post(self.ours + ROUTE, content=_body(size_mb), headers=headers, timeout=60).raise_for_status()
 
     def _wrk(self, url: str, size_mb: float, connections: int, seconds: float) -> Load:
         command = [
@@ -236,64 +233,11 @@ async def _read_slowly(host: str, port: int, body: bytes) -> None:
     connection.setblocking(False)  # noqa: FBT003 - the socket's own signature
     await asyncio.get_running_loop().sock_connect(connection, (host, port))
     reader, writer = await asyncio.open_connection(sock=connection, limit=_READER_BUFFER_BYTES)
-    head = f"POST {_ROUTE} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    head = f"POST {ROUTE} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
     with contextlib.closing(writer):
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         while await reader.read(_READER_BYTES_PER_SECOND):  # noqa: ASYNC110 - it waits for no event: it is slow
             await asyncio.sleep(1)
-
-
-async def measure_stalls(bench: Bench, size_mb: float, *, directory: Path, rounds: int) -> dict[str, float]:
-    """Measure how late the event loop of a server of ours is while it makes, stores and serves pictures."""
-    os.environ.update({name: value for name, value in bench.environment.items() if name.startswith("GEMINI_")})
-    async with _served(Settings(cache_dir=directory, log_level="ERROR")) as url:
-        stalls: dict[str, list[float]] = {"idle": [], "miss": [], "hit": []}
-        for number in range(rounds):
-            body = json.dumps(
-                {"model": "gemini-3-pro-image", "prompt": f"A picture of {size_mb:g} MB, {number} of a series"}
-            ).encode()
-            stalls["idle"].append(await stalled(lambda: asyncio.sleep(0.1)))
-            stalls["miss"].append(await stalled(lambda body=body: _curl(url, body)))  # type: ignore[misc]  # bound at once
-            await asyncio.sleep(0.3)
-            stalls["hit"].append(await stalled(lambda body=body: _curl(url, body)))  # type: ignore[misc]  # bound at once
-    return {"size_mb": size_mb} | {
-        f"{name}_{word}_ms": round(value * 1000, 1)
-        for name, values in stalls.items()
-        for word, value in (("p50", percentile(values, 50)), ("max", max(values)))
-    }
-
-
-@contextlib.asynccontextmanager
-async def _served(settings: Settings) -> AsyncIterator[str]:
-    port = free_port()
-    config = uvicorn.Config(create_app(settings, anonymous=True), port=port, log_level="error", access_log=False)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}{_ROUTE}"
-    finally:
-        server.should_exit = True
-        await serving
-
-
-async def _curl(url: str, body: bytes) -> None:
-    command = (
-        "curl",
-        "-sS",
-        "--fail",
-        "-o",
-        os.devnull,
-        "-H",
-        "content-type: application/json",
-        "-d",
-        body.decode(),
-        url,
-    )
-    process = await asyncio.create_subprocess_exec(*command)
-    if await process.wait():
-        raise RuntimeError("curl failed")
 
 
 def _resident_bytes(pid: int) -> int:
@@ -330,7 +274,8 @@ def main() -> None:
             )
             console.print(figures["readers"][-1])
         for size in (1.0, 8.0, 20.0):
-            measured = measure_stalls(bench, size, directory=directory / "stalls", rounds=3 * options.rounds)
+            place = directory / "stalls"
+            measured = measure_stalls(size, environment=bench.environment, directory=place, rounds=3 * options.rounds)
             figures["stalls"].append(asyncio.run(measured))
             console.print(figures["stalls"][-1])
     if options.json:

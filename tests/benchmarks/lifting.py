@@ -36,6 +36,7 @@ from rich.table import Table
 from sfumato.upstream.accounts import Account
 from sfumato.upstream.transport import GeminiTransport, create_http_client
 from sfumato.wire.lifter import Lifted, Lifter
+from tests.benchmarks.measuring import _status_bytes
 
 MEGABYTE = 1_000_000
 _CHUNKS = (16 * 1024, 64 * 1024, 256 * 1024)
@@ -130,7 +131,7 @@ async def call(way: str, port: int, concurrency: int, seconds: float) -> dict[st
         "rps": len(latencies) / took,
         "cpu_ms": cpu * 1000 / len(latencies),
         "p50_ms": statistics.median(latencies) * 1000,
-        "peak_mb": after.ru_maxrss / (1024 if sys.platform == "linux" else MEGABYTE),
+        "peak_mb": _status_bytes("VmHWM") / MEGABYTE,
     }
 
 

@@ -60,3 +60,11 @@ async def test_whoever_is_done_is_not_told() -> None:
 def test_a_presence_is_told_of_tasks_only() -> None:
     with pytest.raises(RuntimeError):
         Presence().render(0)
+
+
+async def test_what_begins_after_the_client_left_ends_at_once() -> None:
+    scene = Scene()
+    scene.presence.leave()
+    scene.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await scene.picture(0, render=False)

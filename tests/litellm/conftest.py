@@ -93,11 +93,13 @@ async def closing(provider: GeminiImageLLM) -> AsyncIterator[GeminiImageLLM]:
 
 def generate(proxy: Proxy, prompt: str, *, key: str = "sk-team-a", **options: Any) -> Any:
     """Return the raw answer, whose headers count too."""
-    return proxy.openai(key).images.with_raw_response.generate(**{"model": PROXY_MODEL, "prompt": prompt, **options})
+    with proxy.openai(key) as client:
+        return client.images.with_raw_response.generate(**{"model": PROXY_MODEL, "prompt": prompt, **options})
 
 
 def edit(proxy: Proxy, prompt: str, **options: Any) -> Any:
-    return proxy.openai().images.with_raw_response.edit(**{"model": PROXY_MODEL, "prompt": prompt, **options})
+    with proxy.openai() as client:
+        return client.images.with_raw_response.edit(**{"model": PROXY_MODEL, "prompt": prompt, **options})
 
 
 def refused(kind: type[openai.APIStatusError], call: Any, *args: Any, **options: Any) -> dict[str, Any]:

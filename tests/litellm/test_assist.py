@@ -1,4 +1,4 @@
-"""The real proxy behind the middleware, as `sfumato proxy` runs it: what LiteLLM loses arrives, and pictures pass by it."""
+"""The real proxy behind the middleware, as `sfumato proxy` runs it: nothing is lost, and pictures pass by LiteLLM."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_litellm_never_holds_the_picture(assisted: Proxy, response_format: str) 
 
 @pytest.mark.parametrize("model", ["watched", "early"])
 def test_litellm_gets_the_picture_where_it_may_need_it(assisted: Proxy, model: str) -> None:
-    """A logger of the operator's own, or the deployment's word, keeps pictures in LiteLLM; headers come all the same."""
+    """An operator's own logger, or the deployment's word, keeps pictures in LiteLLM; headers come all the same."""
     prompt = f"A picture for the logger, {model}"
 
     raw = generate(assisted, prompt, model=model, extra_body={"cache": {"no-cache": True}})

@@ -54,6 +54,38 @@ def test_the_trace_is_the_clients() -> None:
     assert read_caller({"proxy_server_request": {"headers": headers}}).trace_id == "a" * 32
 
 
+def test_telemetry_learns_where_a_call_came_from() -> None:
+    span = object()
+    headers = {"Traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "x=1", "Idempotency-Key": "once"}
+    told = {**metadata(team_id="team", hash="c" * 64), "proxy_server_request": {"headers": headers}}
+    told["metadata"]["litellm_parent_otel_span"] = span
+
+    call = read_caller(told).call("r")
+
+    assert (call.request_id, call.door, call.caller, call.trace_id) == ("r", "litellm", "c" * 64, "a" * 32)
+    assert (call.traceparent, call.tracestate) == (headers["Traceparent"], "x=1")
+    assert call.idempotency_key == "once"
+    assert call.parent is span
+    assert "once" not in repr(call)
+
+
+def test_outside_the_proxy_a_call_is_nobodys() -> None:
+    call = read_caller({}).call("r")
+
+    assert (call.caller, call.idempotency_key, call.traceparent, call.parent) == (None, None, None, None)
+
+
+def test_a_plain_key_is_no_caller() -> None:
+    caller = read_caller(metadata(hash="plain-secret")).call("r").caller
+
+    assert caller
+    assert "plain" not in caller
+
+
+def test_the_deployments_words_are_found() -> None:
+    assert read_caller({"metadata": {"model_info": {"late_binding": False}}}).model_info == {"late_binding": False}
+
+
 def test_the_strictest_floor_counts() -> None:
     key, team = {"gemini_image_safety_floor": "low"}, {"gemini_image_safety_floor": "MEDIUM"}
 

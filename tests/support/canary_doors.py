@@ -54,6 +54,7 @@ _PROXY_KEYS = """
 import logging
 import os
 
+from fastapi import HTTPException
 from litellm.proxy._types import UserAPIKeyAuth
 
 handler = logging.FileHandler("others.log")
@@ -68,7 +69,7 @@ for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
 
 async def authorize(request, api_key):
     if api_key != os.environ["HOST_KEY"]:
-        raise PermissionError("unknown key")
+        raise HTTPException(401, "unknown key")
     return UserAPIKeyAuth(api_key=api_key, team_id="canaries")
 """
 
@@ -107,6 +108,7 @@ def environment(upstream: str, receiver: Receiver, cache: Path) -> dict[str, str
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
         # What the instrumentation of httpx would then record, were it shown the headers.
         "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST": ".*",
+        "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE": ".*",
         "OTEL_SEMCONV_STABILITY_OPT_IN": "http",
         "HOST_KEY": canary.CLIENT_KEY,
     }
@@ -223,10 +225,10 @@ def _refused_keys() -> dict[str, dict[str, Any]]:
 
 def _wrong() -> dict[str, dict[str, Any]]:
     """Return requests that are refused here, with a marker in what is wrong."""
-    wrong: dict[str, dict[str, Any]] = {
-        f"wrong {name}": _body("", **{name: canary.PROMPT})
-        for name in ("size", "quality", "n", "response_format", "safety_level", "seed", "aspect_ratio", "output_format")
-    }
+    wrong = {}
+    for name in ("size", "quality", "n", "response_format", "safety_level", "seed", "aspect_ratio", "output_format"):
+        marked: dict[str, Any] = {name: canary.PROMPT}
+        wrong[f"wrong {name}"] = _body("", **marked)
     wrong["wrong picture"] = {**_body("", edit=True), "picture": canary.PICTURE.encode() * 9}
     wrong["wrong key"] = {**_body(""), "key": canary.BEARER}
     wrong["not JSON"] = {**_body(""), "raw": f'{{"model": "{MODEL}", "prompt": "{canary.PROMPT}'.encode()}

@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -162,3 +165,54 @@ def test_no_text_of_the_client_s_reaches_the_log(error: Exception | None, caplog
     assert CANARY not in caplog.text
     assert line["style"] == "custom"
     assert len(line["prompt_hash"]) == len(line["user_hash"]) == 16
+
+
+def test_the_line_leads_to_the_trace(caplog: pytest.LogCaptureFixture) -> None:
+    _, line = ended(caplog, record(trace_id="b" * 32, span_id="c" * 16))
+    assert (line["trace_id"], line["span_id"]) == ("b" * 32, "c" * 16)
+
+
+CONFIGURED = """
+import logging, logging.config
+{configuration}
+from sfumato.telemetry.logs import RequestLog
+from sfumato.telemetry.observer import Call, OperationRecord
+
+RequestLog().begin(OperationRecord(call=Call(request_id="100%s {{}}"))).end()
+"""
+UVICORN = """
+from uvicorn.config import LOGGING_CONFIG
+logging.config.dictConfig({**LOGGING_CONFIG, "root": {"handlers": ["default"], "level": "INFO"}})
+"""
+PLAIN = 'logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")'
+LITELLM = """
+from litellm._logging import JsonFormatter
+handler = logging.StreamHandler()
+handler.setFormatter(JsonFormatter())
+logging.basicConfig(level="INFO", handlers=[handler])
+"""
+
+
+@pytest.mark.parametrize(
+    ("configuration", "level"),
+    [(UVICORN, "INFO"), (PLAIN, "INFO"), (LITELLM, "INFO"), ("", None)],
+    ids=["uvicorn", "plain", "LiteLLM", "none"],
+)
+def test_the_line_is_whole_however_a_host_configures_logging(configuration: str, level: str | None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONFIGURED.format(configuration=configuration)],
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    if level is None:
+        # Nobody configured logging, so nothing of level INFO is written: the library does not change that.
+        assert done.stderr == ""
+        return
+    (line,) = [line for line in done.stderr.splitlines() if "image_request" in line]
+    assert level in line
+    message = json.loads(line)["message"] if line.startswith("{") else line[line.index("{") :]
+    assert json.loads(message)["request_id"] == "100%s {}"

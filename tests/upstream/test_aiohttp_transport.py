@@ -101,9 +101,17 @@ async def test_cookies_are_not_kept() -> None:
     async with answering(ok(b"", b"set-cookie: a=b", b"connection: close")) as (client, server):
         for _ in range(2):
             client.cookies.clear()
-            await client.get("/")
+            # By a name: cookies of bare addresses are kept nowhere.
+            await client.get(server.url.replace("127.0.0.1", "localhost"))
     assert len(server.requests) == 2
     assert b"a=b" not in server.requests[1]
+
+
+async def test_redirects_are_for_httpx_to_follow() -> None:
+    answer = b"HTTP/1.1 302 Found\r\nlocation: /there\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    async with answering(answer) as (client, server):
+        assert (await client.get("/")).status_code == 302
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,19 @@ async def test_past_the_budget_pieces_are_in_a_file_without_a_name(tmp_path: Pat
     assert b"".join(span.read_now() or span.read() for span in spans(answer.encoded, 100_001)) == text
 
 
+async def test_the_budget_holds_while_an_answer_is_read(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, after_bytes=4 * MEGABYTE)
+    lifter = Lifter()
+    lifter.feed(b'["')
+    most = 0
+    with spool.tab() as tab:
+        for _ in range(200):
+            lifter.feed(b"A" * CHUNK)
+            await tab.fed(CHUNK, lifter)
+            most = max(most, spool.held_bytes)
+    assert 4 * MEGABYTE - CHUNK <= most <= 4 * MEGABYTE + CHUNK
+
+
 async def test_the_budget_is_one_for_all_answers(tmp_path: Path) -> None:
     spool = Spool(tmp_path, after_bytes=6 * MEGABYTE)
     text = text_of(5)
@@ -108,6 +121,16 @@ async def test_pictures_that_are_not_chosen_no_longer_count(tmp_path: Path) -> N
     answer = parse_response(reply)
     del reply
     assert spool.held_bytes == size_of(answer.encoded) == len(text_of(1))
+
+
+async def test_every_long_string_of_an_answer_can_go_to_disk(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, after_bytes=0)
+    texts = [text_of(size) for size in (20, 1, 20)]
+    reply = await read(spool, b"[%b]" % b",".join(b'"%b"' % text for text in texts))
+    assert [b"".join(chunks(string.pieces)) for string in reply.strings] == texts
+    for string in reply.strings:
+        # What is less than a batch, at its end.
+        assert sum(len(piece) for piece in string.pieces if isinstance(piece, bytes)) < MEGABYTE
 
 
 async def test_an_answer_that_breaks_off_holds_nothing(tmp_path: Path) -> None:

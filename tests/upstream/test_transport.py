@@ -390,6 +390,11 @@ async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     await silent(reader, writer)
 
 
+async def head_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n")
+    await silent(reader, writer)
+
+
 async def half_an_error(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b'HTTP/1.1 503 Busy\r\ncontent-length: 100\r\n\r\n{"error":')
     await silent(reader, writer)
@@ -408,6 +413,11 @@ async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer before the request is read, as Google does when it has too much to do."""
     writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 2\r\n\r\n{}")
+    await writer.wait_closed()
+
+
+async def half_refused(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 100\r\n\r\n{")
     await writer.wait_closed()
 
 
@@ -458,7 +468,7 @@ async def test_an_attempt_has_a_bound(create: Callable[[], httpx.AsyncClient], a
 
 
 @CLIENTS
-@pytest.mark.parametrize("act", [half, half_an_error])
+@pytest.mark.parametrize("act", [head_only, half, half_an_error])
 async def test_an_answer_that_has_begun_may_not_pause_for_long(
     create: Callable[[], httpx.AsyncClient], act: Any
 ) -> None:
@@ -468,6 +478,35 @@ async def test_an_answer_that_has_begun_may_not_pause_for_long(
             await over(client, served, timeout_seconds=60, stall_seconds=0.05)
         assert (caught.value.reason, caught.value.retryable) == ("stalled", True)
         await served.abandoned()
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_an_answer_that_goes_on_slowly_is_no_stall(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    passed, clock = 0.0, loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
+
+    class Slow(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            nonlocal passed
+            for _ in range(10):
+                passed += 20
+                # One turn for the timers that are due now.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                yield b" "
+            yield b"{}"
+
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: httpx.Response(status, stream=Slow()))
+    ) as client:
+        transport = GeminiTransport(client, max_response_bytes=1000, stall_seconds=30)
+        call = transport.generate(ACCOUNT, MODEL, BODY, timeout_seconds=300)
+        if status == 200:
+            assert (await call).skeleton.strip() == b"{}"
+        else:
+            with pytest.raises(ServiceUnavailableError):
+                await call
 
 
 async def test_a_picture_that_has_not_begun_does_not_stall() -> None:
@@ -532,11 +571,14 @@ async def test_a_fault_leaves_no_connection_and_no_task_behind(
         assert served.connections == 2
 
 
-async def test_a_refusal_in_the_middle_of_a_request_ends_the_sending() -> None:
+@pytest.mark.parametrize(
+    ("act", "kind"), [(refused, ServiceUnavailableError), (half_refused, DeadlineError)], ids=["whole", "half"]
+)
+async def test_a_refusal_in_the_middle_of_a_request_ends_the_sending(act: Any, kind: type[ImageError]) -> None:
     async with upstream() as served, own_client() as client:
-        served.act = refused
-        with pytest.raises(ServiceUnavailableError):
-            await over(client, served, body=(b"x" * 1_000_000,) * 16)
+        served.act = act
+        with pytest.raises(kind):
+            await over(client, served, body=(b"x" * 1_000_000,) * 16, timeout_seconds=60, stall_seconds=0.2)
         for writer in served.writers:
             writer.transport.abort()
         await served.abandoned()

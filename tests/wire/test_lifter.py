@@ -173,6 +173,30 @@ def test_a_trickle_is_gathered() -> None:
     assert len(string.pieces) <= 4
 
 
+def test_large_parts_can_be_taken_and_replaced_string_by_string() -> None:
+    lifter = Lifter()
+    lifter.feed(b'["')
+    for letter in (b"A", b"B"):
+        parts = [letter * 100_000, letter * 50_000, letter * 40_000]
+        for part in parts[:2]:
+            lifter.feed(part)
+        assert lifter.movable_bytes == 150_000
+        assert lifter.take() == parts[:2]
+        lifter.give_back((b"away",))
+        lifter.feed(parts[2])
+        assert lifter.movable_bytes == 40_000
+        assert lifter.take() == parts[2:]
+        lifter.give_back(parts[2:])
+        assert (lifter.movable_bytes, lifter.take()) == (0, [])
+        lifter.feed(b"end")
+        lifter.feed(b'","')
+        assert lifter.movable_bytes == 0
+    lifter.feed(b'"]')
+    first, second = lifter.finish().strings
+    assert first.pieces == (b"away", b"A" * 40_000, b"end")
+    assert second.pieces == (b"away", b"B" * 40_000, b"end")
+
+
 def test_escapes_are_undone_when_somebody_asks() -> None:
     body = b'["%b\\/\\u003d\\"%b"]' % (LONG.encode(), LONG.encode())
     reply = lift(body)

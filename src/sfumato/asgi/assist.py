@@ -48,7 +48,7 @@ class AssistedRequest:
         self._start: Message | None = None
         self._body: list[bytes] = []
         self._body_received = False
-        self._started = self._done = False
+        self._done = False
 
     async def respond(self) -> None:
         """Answer."""
@@ -89,14 +89,6 @@ class AssistedRequest:
                 await self._finish(exchange, self._start, body)
 
     async def _finish(self, exchange: Exchange, start: Message, body: bytes) -> None:
-        settled = exchange.settled
-        if settled is not None and settled.error is not None:
-            # What another callback made of the error is the operator's wish.
-            if start["status"] == settled.seen_status and settled.error.code.encode() in body:
-                await self._fail(start, settled, settled.error)
-            else:
-                await self._pass_on(start, body)
-            return
         answering: list[Attempt] = []
 
         def find(token: str) -> Pieces | None:
@@ -110,13 +102,18 @@ class AssistedRequest:
             pieces = splice(body, find)
         except UnboundTokenError:
             _log.error("The gateway's answer has a picture's token where no picture can be put in")
-            await self._fail(start, answering[0] if answering else settled, InternalError(_UNBOUND))
+            await self._fail(start, answering[0] if answering else exchange.settled, InternalError(_UNBOUND))
             return
-        attempt = answering[0] if answering else settled
+        attempt = answering[0] if answering else exchange.settled
         if attempt is None:
             await self._pass_on(start, body)
-        else:
+        elif attempt.error is None:
             await self._deliver(start, attempt, pieces)
+        elif start["status"] == attempt.seen_status and attempt.error.code.encode() in body:
+            await self._fail(start, attempt, attempt.error)
+        else:
+            # What another callback made of the error is the operator's wish.
+            await self._pass_on(start, body)
 
     async def _pass_on(self, start: Message, body: bytes) -> None:
         await self._send(start)
@@ -134,20 +131,16 @@ class AssistedRequest:
             await (until_gone(sending, self._gone()) if self._body_received else sending)
         except ClientDisconnectedError:
             attempt.undelivered()
-        except OSError:
-            _log.exception("Request %s: a picture could not be read", attempt.request_id)
+        except OSError as error:
+            # An answer that ends early is all that can be said of it now.
+            _log.warning("Request %s: a picture could not be read (%s)", attempt.request_id, type(error).__name__)
             attempt.undelivered()
-            # Once begun, an answer that ends early is all that can be said.
-            if not self._started:
-                await self._fail(start, attempt, InternalError(_UNBOUND))
 
     async def _stream(self, start: Message, pieces: Pieces) -> None:
         left = size_of(pieces)
+        await self._send(start)
         async with contextlib.aclosing(stream(pieces)) as chunks:
             async for chunk in chunks:
-                if not self._started:
-                    self._started = True
-                    await self._send(start)
                 left -= len(chunk)
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
 

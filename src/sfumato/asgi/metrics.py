@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import uuid
+from collections.abc import Callable
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from sfumato.asgi.routes import OWN_PREFIX
 from sfumato.errors import ImageError, InternalError
 from sfumato.runtime import Runtime
 from sfumato.setting_types import Labelled
-from sfumato.telemetry.exposition import process_exposition
+from sfumato.telemetry.exposition import Exposition, process_exposition
 
 _PATH = f"{OWN_PREFIX}metrics"
 _NOT_AVAILABLE = {"type": "server_error", "param": None, "code": "not_available"}
@@ -37,12 +38,20 @@ class MetricsRoute:
         runtime: Gives the admin key, and counts.
         workers: How many processes serve; by default told by `WEB_CONCURRENCY`, else guessed: a process that
             multiprocessing started is one of several, as uvicorn's workers are.
+        find_exposition: Gives what is shown, None where the extra is missing.
     """
 
-    def __init__(self, runtime: Runtime, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        workers: int | None = None,
+        find_exposition: Callable[[], Exposition | None] = process_exposition,
+    ) -> None:
         key, self._public = runtime.settings.admin_key, runtime.settings.metrics_public
         self._authorize = ClientKeys((Labelled("admin", key),)) if key else None
         self._workers = count_workers() if workers is None else workers
+        self._find_exposition = find_exposition
 
     def serves(self, method: str, path: str) -> bool:
         """Tell whether a request is for the route."""
@@ -56,7 +65,7 @@ class MetricsRoute:
         try:
             if self._authorize is not None and not self._public:
                 await self._authorize(request)
-            exposition = process_exposition()
+            exposition = self._find_exposition()
             if self._workers > 1 or exposition is None:
                 message = _ONE_OF_SEVERAL if self._workers > 1 else _NO_EXTRA
                 await send_json(send, 501, {"error": {**_NOT_AVAILABLE, "message": message}})

@@ -12,6 +12,7 @@ from sfumato.asgi.answers import send_json
 from sfumato.asgi.assist import AssistedRequest, makes_pictures
 from sfumato.asgi.auth import Authorize, choose_authorize
 from sfumato.asgi.health import health, ready
+from sfumato.asgi.metrics import MetricsRoute
 from sfumato.asgi.responder import ImageDoor, ImageResponder
 from sfumato.asgi.routes import OWN_PREFIX, match_image_route
 from sfumato.errors import ConfigurationError
@@ -60,7 +61,7 @@ class GeminiImageMiddleware:
         try:
             self.runtime = runtime or Runtime(settings)
             self._cache_admin = CacheAdmin(self.runtime)
-            self._accounts_admin = AccountsAdmin(self.runtime)
+            self._others = (AccountsAdmin(self.runtime), MetricsRoute(self.runtime))
             self._door = (
                 None
                 if mode == "assist"
@@ -94,8 +95,8 @@ class GeminiImageMiddleware:
             await AssistedRequest(self.app, scope, receive, send).respond()
         elif self._cache_admin.serves(scope["method"], path):
             await self._cache_admin.respond(path, scope, receive, send)
-        elif self._accounts_admin.serves(scope["method"], path):
-            await self._accounts_admin.respond(scope, receive, send)
+        elif other := next((route for route in self._others if route.serves(scope["method"], path)), None):
+            await other.respond(scope, receive, send)
         elif path.startswith(OWN_PREFIX) and scope["method"] in ("GET", "HEAD"):
             await self._serve_own(path, scope, receive, send)
         else:

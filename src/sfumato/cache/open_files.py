@@ -185,8 +185,8 @@ class FileValue:
             if not self.vouched:
                 check()
                 self._passed = True
-                if _version(self._file.stat()) == _version(self._stat):
-                    self._files.note_passed(self._stat)
+                # As it was when it was opened: what has changed since is another version.
+                self._files.note_passed(self._stat)
 
 
 def _place(stat: os.stat_result) -> Hashable:

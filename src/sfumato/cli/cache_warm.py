@@ -6,7 +6,7 @@ import asyncio
 import math
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class Tally:
     made: int = 0
     hits: int = 0
     not_kept: int = 0
+    fresh: set[str] = field(default_factory=set)
     cost_usd: float = 0.0
     codes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -53,11 +54,11 @@ class Tally:
 
     def count(self, order: Order, result: ImageResult) -> None:
         """Take in an answer."""
-        fresh = sum(image.age_seconds is None for image in result.images)
+        fresh = [order.keys[image.slot] for image in result.images if image.age_seconds is None]
         self.done += 1
-        self.made += fresh
-        self.hits += len(result.images) - fresh
-        self.not_kept += fresh if result.cache_ttl_seconds is None else 0
+        self.made += len(fresh)
+        self.hits += len(result.images) - len(fresh)
+        self.fresh.update(fresh)
         self.cost_usd += result.cost_usd
         for failure in result.failures:
             self._fail(order, failure.error)
@@ -174,7 +175,19 @@ async def _make_all(
             for _ in range(min(concurrency, len(orders))):
                 workers.create_task(work())
     finally:
+        # Storing goes on behind an answer.
+        await runtime.client.settle()
+        tally.not_kept = len(tally.fresh) - len(await _held(runtime.client.cache, tally.fresh))
         await runtime.aclose()
+
+
+async def _held(cache: ImageCache, keys: Collection[str]) -> Collection[str]:
+    from sfumato.cache.image_cache import CacheUnavailableError  # noqa: PLC0415  # with this command only
+
+    try:
+        return await cache.held(keys)
+    except CacheUnavailableError:
+        return ()
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ _log = logging.getLogger("sfumato")
 _LAST_CALL_SECONDS = 0.1
 _FIRST_REQUEST_SECONDS = 1.0
 _POLL_SECONDS = 0.02
+_TURNS = 3
 _LONGEST_CLOSING_SECONDS = 2.0
 # Closing takes a moment even where running work gets none.
 _SHORTEST_SECONDS = 0.5
@@ -90,6 +93,8 @@ class DrainingServer(uvicorn.Server):
             # Whatever still runs then: a thread cannot be cancelled, and a stuck event loop cannot be asked.
             signal.signal(signal.SIGALRM, _cut_off)
             signal.setitimer(signal.ITIMER_REAL, self._bound_seconds)
+            # The last of the interpreter's work knows no handlers, and the alarm would be a crash.
+            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,21 +103,29 @@ class DrainingServer(uvicorn.Server):
         for listener in sockets or []:
             self.stop_handshakes(listener)
         await asyncio.sleep(min(_LAST_CALL_SECONDS, self._grace_seconds / 16))
+        accepted = [connection for listener in sockets or [] for connection in _accept_all(listener)]
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         await self._hear_first_requests(min(_FIRST_REQUEST_SECONDS, self._grace_seconds / 16))
         self._begin_drain()
         self._close_after_answers()
         await self._finish(told_at + working_seconds(self._grace_seconds))
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
+        for idle in list(self.server_state.connections):
+            idle.shutdown()
         await self._close(told_at + self._bound_seconds)
 
     def stop_handshakes(self, listener: socket.socket) -> None:
         """Let no new connection begin."""
         stop_handshakes(listener)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Return what uvicorn gives an accepted connection to."""
+        build: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return build(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _close_after_answers(self) -> None:
         """Make every answer from now on its connection's last. Idle connections stay, to be told rather than reset."""
@@ -128,6 +141,9 @@ class DrainingServer(uvicorn.Server):
         until = time.monotonic() + timeout_seconds
         while time.monotonic() < until and any(map(_is_new, self.server_state.connections)):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
+        # A request that was read in this turn of the loop gets its turn in the app before the drain begins.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     async def _finish(self, until: float) -> None:
         """Wait for running requests, and for those that idle connections begin meanwhile."""
@@ -161,6 +177,16 @@ class WorkerServer(DrainingServer):
 
     def stop_handshakes(self, listener: socket.socket) -> None:
         """Leave the listening socket as it is: other servers may go on with it."""
+
+
+def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yield every connection in the backlog: event loops take one at a time, and a busy one takes its time."""
+    listener.settimeout(0)
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            connection.settimeout(0)
+            yield connection
 
 
 def _is_new(connection: object) -> bool:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 class Presence:
     """Follow the tasks of one request: when its client leaves, only what upstream renders already goes on.
 
-    Args:
+    Attributes:
+        left: The client is gone.
         on_left: Called with the number of each picture that goes on, and its task.
     """
 
@@ -22,8 +23,14 @@ class Presence:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Enclose work of the current task that ends when the client leaves, unless it is rendering by then."""
+        """Enclose work of the current task that ends when the client leaves, unless it is rendering by then.
+
+        Raises:
+            CancelledError: The client has left before.
+        """
         task = _current()
+        if self.left:
+            raise asyncio.CancelledError
         self._waiting.add(task)
         try:
             yield

@@ -10,14 +10,14 @@ import functools
 import importlib.util
 from typing import Final
 
-from sfumato.telemetry.metrics import Metrics
-from sfumato.telemetry.vitals import Watch
-
 _EXPORTER: Final = "opentelemetry.exporter.prometheus"
 
 
 class Exposition:
-    """Collect metrics until somebody scrapes them.
+    """Collect the metrics of *provider* until somebody scrapes them.
+
+    Attributes:
+        provider: A meter provider.
 
     Raises:
         ImportError: The extra ``prometheus`` is not installed.
@@ -33,9 +33,7 @@ class Exposition:
         # Not prometheus_client's own registry: a host that serves that one would show our metrics twice.
         self._registry = CollectorRegistry()
         reader = PrometheusMetricReader(registry=self._registry)
-        self._provider = MeterProvider([reader], create_resource(), shutdown_on_exit=False)
-        self.watch = Watch()
-        self.metrics = Metrics(self._provider, watch=self.watch)
+        self.provider = MeterProvider([reader], create_resource(), shutdown_on_exit=False)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics and their content type; it takes some milliseconds, so call it in a thread.

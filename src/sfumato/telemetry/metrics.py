@@ -1,72 +1,110 @@
-"""The metrics of requests, on one meter provider. It only uses OpenTelemetry's API."""
+"""The metrics of requests. It only uses OpenTelemetry's API."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter
 
 from sfumato.errors import ImageError, leaves
 from sfumato.images.models import FAMILIES
 from sfumato.telemetry import names
+from sfumato.telemetry.gauges import gauges
 from sfumato.telemetry.names import Instrument
 from sfumato.telemetry.observer import Charge, OperationRecord, Step
-from sfumato.telemetry.vitals import STATES, Watch
+from sfumato.telemetry.vitals import Watch
 
 _FAMILY_NAMES = tuple(sorted((family.name for family in FAMILIES), key=len, reverse=True))
 _ERRORS = {error.code: error for error in leaves()}
 _CANCELLED = "499"
 
 
-class Metrics:
-    """The instruments of `sfumato.telemetry.names` on one meter provider.
+class Tally:
+    """A counter that is read when somebody asks: adding to it costs a tenth of adding to one of the SDK's.
 
     Args:
-        meter_provider: OpenTelemetry's global one by default, whoever installs it and whenever.
-        watch: What gauges show.
+        instrument: Its labels, in order, are the names of the values that come with each count.
     """
 
-    def __init__(self, meter_provider: MeterProvider | None = None, *, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, instrument: Instrument) -> None:
+        self.instrument = instrument
+        self._lock = threading.Lock()
+        self._values: dict[tuple[str, ...], float] = {}
+
+    def add(self, value: float, *labels: str) -> None:
+        """Add *value*; event loops on several threads may do so."""
+        with self._lock:
+            self._values[labels] = self._values.get(labels, 0) + value
+
+    def observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        """Return every value with its labels."""
+        with self._lock:
+            values = list(self._values.items())
+        return [Observation(value, dict(zip(self.instrument.labels, labels, strict=True))) for labels, value in values]
+
+
+class Metrics:
+    """The instruments of `sfumato.telemetry.names`, shown on any number of meter providers.
+
+    Args:
+        meter_providers: Where; None stands for OpenTelemetry's global one, whoever installs it and whenever.
+    """
+
+    def __init__(self, *meter_providers: MeterProvider | None) -> None:
+        self.watch = Watch()
+        self._requests = Tally(names.REQUESTS)
+        self._active = Tally(names.ACTIVE)
+        self._errors = Tally(names.ERRORS)
+        self._retries = Tally(names.RETRY_COUNT)
+        self._images = Tally(names.IMAGE_COUNT)
+        self._cost = Tally(names.COST)
+        self._account_requests = Tally(names.ACCOUNT_REQUESTS)
+        self._savings = Tally(names.CACHE_SAVINGS)
+        self._shown: list[tuple[MeterProvider | None, _Histograms]] = []
+        for meter_provider in meter_providers:
+            self.show(meter_provider)
+
+    def show(self, meter_provider: MeterProvider | None) -> None:
+        """Show everything on *meter_provider* too; twice is once. Durations begin there and then, counts do not."""
+        if any(shown is meter_provider for shown, _ in self._shown):
+            return
         meter = get_meter(names.SCOPE, meter_provider=meter_provider, schema_url=names.SCHEMA_URL)
-        self._duration = _histogram(meter, names.DURATION)
-        self._tokens = _histogram(meter, names.TOKEN_USAGE)
-        self._lookup_duration = _histogram(meter, names.CACHE_LOOKUP_DURATION)
-        self._requests = _counter(meter, names.REQUESTS)
-        self._errors = _counter(meter, names.ERRORS)
-        self._retries = _counter(meter, names.RETRY_COUNT)
-        self._images = _counter(meter, names.IMAGE_COUNT)
-        self._cost = _counter(meter, names.COST)
-        self._account_requests = _counter(meter, names.ACCOUNT_REQUESTS)
-        self._savings = _counter(meter, names.CACHE_SAVINGS)
-        self._active = meter.create_up_down_counter(
-            names.ACTIVE.name, unit=names.ACTIVE.unit, description=names.ACTIVE.description
-        )
-        self._observe(meter)
+        create: dict[str, Callable[..., object]] = {
+            "observable_counter": meter.create_observable_counter,
+            "observable_up_down_counter": meter.create_observable_up_down_counter,
+            "observable_gauge": meter.create_observable_gauge,
+        }
+        tallies = [tally for tally in vars(self).values() if isinstance(tally, Tally)]
+        for instrument, callback in (*((tally.instrument, tally.observe) for tally in tallies), *gauges(self.watch)):
+            name, unit, description = instrument.name, instrument.unit, instrument.description
+            create[instrument.kind](name, [callback], unit=unit, description=description)
+        histograms = _Histograms(*(_histogram(meter, instrument) for instrument in _HISTOGRAMS))
+        self._shown.append((meter_provider, histograms))
 
     def begin(self, operation: str) -> None:
         """Count a request that begins."""
-        self._active.add(1, {names.OPERATION: operation})
+        self._active.add(1, operation)
 
     def leave(self, step: Step, seconds: float) -> None:
         """Count a step that is over."""
         if step.name == "cache.lookup" and step.outcome in ("hit", "miss"):
-            self._lookup_duration.record(seconds * 1000, {names.CACHE_RESULT: step.outcome})
+            for _, histograms in self._shown:
+                histograms.lookup.record(seconds * 1000, {names.CACHE_RESULT: step.outcome})
         elif step.name == "attempt":
             abandoned = step.outcome in (None, names.ABANDONED_OUTCOME)
             ended = step.error.error_type if step.error else names.ABANDONED_OUTCOME if abandoned else names.NONE
-            self._account_requests.add(1, {names.ACCOUNT: step.account or names.OTHER, names.ERROR_KIND: ended})
+            self._account_requests.add(1, step.account or names.OTHER, ended)
 
     def retry(self, error: ImageError) -> None:
         """Count an attempt that is followed by another."""
-        self._retries.add(1, {names.ERROR_TYPE: error.code})
+        self._retries.add(1, error.code)
 
     def charge(self, charge: Charge, *, tier: str | None, tenant: str) -> None:
         """Count what was paid."""
-        labels = {names.ACCOUNT: charge.account, names.TIER: tier or names.NONE, names.TENANT: tenant}
-        self._cost.add(charge.cost_usd, labels)
+        self._cost.add(charge.cost_usd, charge.account, tier or names.NONE, tenant)
 
     def end(self, record: OperationRecord, *, operation: str, provider: str, context: Context) -> None:
         """Count a request that ended.
@@ -78,81 +116,43 @@ class Metrics:
             context: Its own span's, for exemplars.
         """
         model = family_of(record) or names.OTHER
-        self._active.add(-1, {names.OPERATION: operation})
-        self._requests.add(
-            1, {names.REQUEST_MODEL: model, names.OPERATION: record.operation, names.OUTCOME: outcome_of(record)}
-        )
+        self._active.add(-1, operation)
+        self._requests.add(1, model, record.operation, outcome_of(record))
+        if record.error is not None:
+            self._count_error(type(record.error), "request")
+        for code in record.failure_codes:
+            self._count_error(_ERRORS[code], "picture")
+        if record.images:
+            self._images.add(record.images, model, record.resolution or names.NONE, record.aspect_ratio or names.AUTO)
+        if record.savings_usd > 0:
+            self._savings.add(record.savings_usd, model)
+        self._measure(record, model, provider, context)
+
+    def _measure(self, record: OperationRecord, model: str, provider: str, context: Context) -> None:
         common = {
             names.OPERATION_NAME: names.GENERATE_CONTENT,
             names.PROVIDER_NAME: provider,
             names.REQUEST_MODEL: model,
         }
-        error = error_type_of(record)
-        failed = {names.ERROR_TYPE: error} if error else {}
-        self._duration.record(
-            record.duration_seconds, {**common, names.CACHE: record.cache or names.NONE, **failed}, context=context
-        )
-        self._count_errors(record)
-        if record.images:
-            self._images.add(record.images, {names.REQUEST_MODEL: model, **shape_of(record)})
-        if record.savings_usd > 0:
-            self._savings.add(record.savings_usd, {names.REQUEST_MODEL: model})
-        usage = record.fresh_usage
-        if usage.total_tokens:
-            self._tokens.record(usage.input_tokens, {**common, names.TOKEN_TYPE: "input"}, context=context)
-            self._tokens.record(usage.output_tokens, {**common, names.TOKEN_TYPE: "output"}, context=context)
+        error, usage = error_type_of(record), record.fresh_usage
+        took = {**common, names.CACHE: record.cache or names.NONE, **({names.ERROR_TYPE: error} if error else {})}
+        for _, histograms in self._shown:
+            histograms.duration.record(record.duration_seconds, took, context=context)
+            if usage.total_tokens:
+                histograms.tokens.record(usage.input_tokens, {**common, names.TOKEN_TYPE: "input"}, context=context)
+                histograms.tokens.record(usage.output_tokens, {**common, names.TOKEN_TYPE: "output"}, context=context)
 
-    def _count_errors(self, record: OperationRecord) -> None:
-        if record.error is not None:
-            self._errors.add(1, _error_labels(type(record.error), "request"))
-        for code in record.failure_codes:
-            self._errors.add(1, _error_labels(_ERRORS[code], "picture"))
+    def _count_error(self, error: type[ImageError], scope: str) -> None:
+        self._errors.add(1, error.code, error.error_type, error.category, scope)
 
-    def _observe(self, meter: Meter) -> None:
-        watch = self._watch
 
-        def accounts(_: CallbackOptions) -> Iterable[Observation]:
-            states = watch.states()
-            # Without accounts there is nothing to say; with some, every state is told, so that alerts see zeros.
-            return [Observation(states[state], {names.ACCOUNT_STATE: state}) for state in STATES if states]
+class _Histograms(NamedTuple):
+    duration: Histogram
+    tokens: Histogram
+    lookup: Histogram
 
-        def lookups(_: CallbackOptions) -> Iterable[Observation]:
-            counts = watch.counts()
-            yield Observation(counts.hits, {names.CACHE_RESULT: "hit"})
-            yield Observation(counts.lookups - counts.hits, {names.CACHE_RESULT: "miss"})
 
-        def hit_rate(_: CallbackOptions) -> Iterable[Observation]:
-            counts = watch.counts()
-            return [Observation(counts.hits / counts.lookups)] if counts.lookups else []
-
-        def size(_: CallbackOptions) -> Iterable[Observation]:
-            sizes = [cache.size_bytes or 0 for cache in watch.sizes()]
-            # Clients of one process share a persistent store: its size is not to be added up.
-            return [Observation(max(sizes))] if sizes else []
-
-        def capacity(_: CallbackOptions) -> Iterable[Observation]:
-            shares = [(cache.size_bytes or 0) / cache.capacity_bytes for cache in watch.sizes() if cache.capacity_bytes]
-            return [Observation(max(shares))] if shares else []
-
-        def evictions(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(watch.counts().evictions)]
-
-        def faults(_: CallbackOptions) -> Iterable[Observation]:
-            for (operation, reason), count in watch.counts().faults.items():
-                yield Observation(count, {names.CACHE_OPERATION: operation, names.CACHE_REASON: reason})
-
-        for instrument, callback in (
-            (names.ACCOUNTS, accounts),
-            (names.CACHE_LOOKUPS, lookups),
-            (names.CACHE_HIT_RATE, hit_rate),
-            (names.CACHE_SIZE, size),
-            (names.CACHE_CAPACITY, capacity),
-            (names.CACHE_EVICTIONS, evictions),
-            (names.CACHE_FAULTS, faults),
-        ):
-            counts_up = instrument.kind == "observable_counter"
-            create = meter.create_observable_counter if counts_up else meter.create_observable_gauge
-            create(instrument.name, [callback], unit=instrument.unit, description=instrument.description)
+_HISTOGRAMS = (names.DURATION, names.TOKEN_USAGE, names.CACHE_LOOKUP_DURATION)
 
 
 def family_of(record: OperationRecord) -> str | None:
@@ -179,25 +179,7 @@ def error_type_of(record: OperationRecord) -> str | None:
     return _CANCELLED if record.status_code == int(_CANCELLED) else None
 
 
-def shape_of(record: OperationRecord) -> Mapping[str, str]:
-    """Return the labels of a request's pictures."""
-    return {names.TIER: record.resolution or names.NONE, names.ASPECT_RATIO: record.aspect_ratio or names.AUTO}
-
-
-def _error_labels(error: type[ImageError], scope: str) -> dict[str, str]:
-    return {
-        names.ERROR_TYPE: error.code,
-        names.ERROR_KIND: error.error_type,
-        names.ERROR_CATEGORY: error.category,
-        names.ERROR_SCOPE: scope,
-    }
-
-
-def _counter(meter: Meter, instrument: Instrument) -> Any:
-    return meter.create_counter(instrument.name, unit=instrument.unit, description=instrument.description)
-
-
-def _histogram(meter: Meter, instrument: Instrument) -> Any:
+def _histogram(meter: Meter, instrument: Instrument) -> Histogram:
     return meter.create_histogram(
         instrument.name,
         unit=instrument.unit,

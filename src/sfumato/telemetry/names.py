@@ -37,7 +37,6 @@ SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 
 # Ours.
-DOOR: Final = "gemini_image.door"
 REQUEST_ID: Final = "gemini_image.request_id"
 OPERATION: Final = "gemini_image.operation"
 OUTCOME: Final = "gemini_image.outcome"
@@ -54,12 +53,10 @@ ACCOUNT: Final = "gemini_image.account"
 CACHE: Final = "gemini_image.cache"
 IMAGES: Final = "gemini_image.images"
 RETRIES: Final = "gemini_image.retries"
-FAILURES: Final = "gemini_image.failures"
 FAILURE_CODES: Final = "gemini_image.failure_codes"
 COST_USD: Final = "gemini_image.cost_usd"
 SAVINGS_USD: Final = "gemini_image.savings_usd"
 STATUS_CODE: Final = "gemini_image.status_code"
-ABANDONED: Final = "gemini_image.abandoned"
 SLOT: Final = "gemini_image.slot"
 ATTEMPT: Final = "gemini_image.attempt"
 RETRY_DELAY_SECONDS: Final = "gemini_image.retry.delay_seconds"
@@ -94,11 +91,10 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
     ERROR_TYPE: "The `IMG_` code; `499` for a request that was cancelled.",
     SERVER_ADDRESS: "Host of the Gemini API.",
     SERVER_PORT: "Its port.",
-    DOOR: "`asgi`, `litellm` or `library`.",
     REQUEST_ID: "As in the answer's `x-request-id`.",
     OPERATION: "`generation` or `edit`.",
-    OUTCOME: "`ok`, `partial`, `error`; `abandoned` where the client went away.",
-    VARIANT: "The variant that was served.",
+    OUTCOME: "`ok` (not told on spans), `partial`, `error`; `abandoned` where the client went away.",
+    VARIANT: "The variant that was served, where its name fixes more than the model.",
     TIER: "`512`, `1K`, `2K`, `4K`; `none` where the model has no tiers.",
     ASPECT_RATIO: "As asked of Gemini; `auto` where it was left to Gemini.",
     QUALITY: "The client's word.",
@@ -109,15 +105,13 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
     TENANT: "Hash of the tenant; `none` without one; as a label `other` past the first 20 tenants of a process.",
     ACCOUNT: "The account's label.",
     CACHE: "`hit`, `miss`, `partial`, `bypass`, `off`; `none` on errors.",
-    IMAGES: "Pictures that came.",
-    RETRIES: "Attempts beyond the first of each picture.",
-    FAILURES: "Pictures that did not come beside those that did.",
-    FAILURE_CODES: "Their `IMG_` codes, each once.",
-    COST_USD: "What the request cost.",
-    SAVINGS_USD: "What its hits would have cost.",
-    STATUS_CODE: "HTTP status that the request is answered with.",
-    ABANDONED: "The client went away before its answer.",
-    SLOT: "Which of the n pictures, from 0.",
+    IMAGES: "Pictures that came, where not all did.",
+    RETRIES: "Attempts beyond the first of each picture, where there were any.",
+    FAILURE_CODES: "`IMG_` codes of pictures that did not come beside those that did, each once.",
+    COST_USD: "What the request cost, where it cost something.",
+    SAVINGS_USD: "What its hits would have cost, where it had any.",
+    STATUS_CODE: "HTTP status of the answer, where not all is well.",
+    SLOT: "Which of the n pictures, where it is not the first, 0.",
     ATTEMPT: "Number of the attempt, from 1.",
     RETRY_DELAY_SECONDS: "The wait before the next attempt.",
     STEP_OUTCOME: "`hit`, `miss`, `stored`, `kept_out`, `ok`, `abandoned`; a failed attempt's `IMG_` code.",
@@ -146,7 +140,7 @@ ATTEMPT_SPAN: Final = "gemini_image.attempt"
 CACHE_STORE_SPAN: Final = "gemini_image.cache.store"
 RETRY_EVENT: Final = "gemini_image.retry"
 
-Kind = Literal["counter", "up_down_counter", "histogram", "observable_counter", "observable_gauge"]
+Kind = Literal["histogram", "observable_counter", "observable_up_down_counter", "observable_gauge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +163,7 @@ class Instrument:
     def prometheus(self) -> str:
         """Return the name that OpenTelemetry's Prometheus exporter for Python gives it."""
         suffix = _PROMETHEUS_UNITS.get(self.unit, "")
-        total = "_total" if self.kind in ("counter", "observable_counter") else ""
+        total = "_total" if self.kind == "observable_counter" else ""
         return f"{self.name.replace('.', '_')}{suffix}{total}"
 
 
@@ -196,35 +190,43 @@ TOKEN_USAGE: Final = Instrument(
     _TOKENS,
 )
 REQUESTS: Final = Instrument(
-    "gemini_image.requests", "counter", "{request}", "Image requests that ended.", (REQUEST_MODEL, OPERATION, OUTCOME)
+    "gemini_image.requests",
+    "observable_counter",
+    "{request}",
+    "Image requests that ended.",
+    (REQUEST_MODEL, OPERATION, OUTCOME),
 )
 ACTIVE: Final = Instrument(
-    "gemini_image.requests.active", "up_down_counter", "{request}", "Image requests that are running.", (OPERATION,)
+    "gemini_image.requests.active",
+    "observable_up_down_counter",
+    "{request}",
+    "Image requests that are running.",
+    (OPERATION,),
 )
 ERRORS: Final = Instrument(
     "gemini_image.errors",
-    "counter",
+    "observable_counter",
     "{error}",
     "Errors by code: one per failed request, and one per picture that did not come beside others.",
     (ERROR_TYPE, ERROR_KIND, ERROR_CATEGORY, ERROR_SCOPE),
 )
 RETRY_COUNT: Final = Instrument(
     "gemini_image.retries",
-    "counter",
+    "observable_counter",
     "{retry}",
     "Attempts upstream that failed and were followed by another, by the error they failed with.",
     (ERROR_TYPE,),
 )
 IMAGE_COUNT: Final = Instrument(
     "gemini_image.images",
-    "counter",
+    "observable_counter",
     "{image}",
     "Pictures that were answered, from Gemini and from the cache.",
     (REQUEST_MODEL, TIER, ASPECT_RATIO),
 )
 COST: Final = Instrument(
     "gemini_image.cost",
-    "counter",
+    "observable_counter",
     "USD",
     "What was paid, in US dollars, pictures that nobody waited for included.",
     (ACCOUNT, TIER, TENANT),
@@ -238,7 +240,7 @@ ACCOUNTS: Final = Instrument(
 )
 ACCOUNT_REQUESTS: Final = Instrument(
     "gemini_image.account.requests",
-    "counter",
+    "observable_counter",
     "{request}",
     "Attempts upstream by account and by the kind of error they ended with, `none` for none.",
     (ACCOUNT, ERROR_KIND),
@@ -273,7 +275,11 @@ CACHE_LOOKUP_DURATION: Final = Instrument(
     _LOOKUP_MILLISECONDS,
 )
 CACHE_SAVINGS: Final = Instrument(
-    "gemini_image.cache.savings", "counter", "USD", "What hits would have cost, in US dollars.", (REQUEST_MODEL,)
+    "gemini_image.cache.savings",
+    "observable_counter",
+    "USD",
+    "What hits would have cost, in US dollars.",
+    (REQUEST_MODEL,),
 )
 CACHE_FAULTS: Final = Instrument(
     "gemini_image.cache.faults",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Token
 from types import TracebackType
 
@@ -30,7 +30,7 @@ from sfumato.telemetry.observer import (
     private_hash,
 )
 from sfumato.telemetry.spans import OperationSpan
-from sfumato.telemetry.vitals import Vitals, Watch
+from sfumato.telemetry.vitals import Vitals
 
 MAX_TENANTS = 20
 _log = logging.getLogger("sfumato")
@@ -42,7 +42,7 @@ class OtelObserver:
     Args:
         tracer_provider: OpenTelemetry's global one by default, whoever installs it and whenever.
         meter_provider: The same for metrics.
-        exposition: Counts are shown there, too.
+        exposition: Metrics are shown there, too.
         hash_salt: Keys the hashes of tenants.
         clock: Monotonic seconds.
     """
@@ -57,19 +57,15 @@ class OtelObserver:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tracer = get_tracer(names.SCOPE, tracer_provider=tracer_provider, schema_url=names.SCHEMA_URL)
-        if meter_provider is None:
-            watch, metrics = _process_wide()
-        else:
-            watch = Watch()
-            metrics = Metrics(meter_provider, watch=watch)
-        self._metrics = (metrics, exposition.metrics) if exposition else (metrics,)
-        self._watches = (watch, exposition.watch) if exposition else (watch,)
+        self._metrics = _process_metrics() if meter_provider is None else Metrics(meter_provider)
+        if exposition is not None:
+            self._metrics.show(exposition.provider)
         self._tenants = TenantLabels(hash_salt, limit=MAX_TENANTS)
         self._clock = clock
 
     def begin(self, record: OperationRecord) -> Operation:
         """Begin the span of a request, within the caller's or the ambient one."""
-        with _unnoticed():
+        with _UNNOTICED:
             return _OtelOperation(
                 OperationSpan(self._tracer, record), record, self._metrics, self._tenants, self._clock
             )
@@ -77,9 +73,8 @@ class OtelObserver:
 
     def watch(self, vitals: Vitals) -> None:
         """Show *vitals* in gauges as long as somebody else keeps it."""
-        with _unnoticed():
-            for watch in self._watches:
-                watch.add(vitals)
+        with _UNNOTICED:
+            self._metrics.watch.add(vitals)
 
 
 def create_observer(settings: Settings) -> Observer:
@@ -101,13 +96,13 @@ class TenantLabels:
     """
 
     def __init__(self, salt: str | None, *, limit: int) -> None:
-        self._salt = salt
+        self._hash = functools.lru_cache(maxsize=1024)(functools.partial(private_hash, salt=salt))
         self._limit = limit
         self._known: set[str] = set()
 
     def hash(self, tenant: str | None) -> str:
         """Return the hash of *tenant*."""
-        return private_hash(tenant, salt=self._salt) if tenant else names.NONE
+        return self._hash(tenant) if tenant else names.NONE
 
     def label(self, hashed: str) -> str:
         """Return what stands for a hashed tenant on metrics."""
@@ -124,7 +119,7 @@ class _OtelOperation:
         self,
         span: OperationSpan,
         record: OperationRecord,
-        metrics: Sequence[Metrics],
+        metrics: Metrics,
         tenants: TenantLabels,
         clock: Callable[[], float],
     ) -> None:
@@ -136,34 +131,28 @@ class _OtelOperation:
         self._begun_as = record.operation
         self._charged = 0
         self._ended = False
-        for each in metrics:
-            each.begin(self._begun_as)
+        metrics.begin(self._begun_as)
 
     def step(self, step: Step) -> AbstractContextManager[None]:
         return _OtelStep(self, step)
 
     def retry(self, error: ImageError, *, attempt: int, delay_seconds: float) -> None:
-        with _unnoticed():
+        with _UNNOTICED:
             self.span.retry(error, attempt=attempt, delay_seconds=delay_seconds)
-            for each in self.metrics:
-                each.retry(error)
+            self.metrics.retry(error)
 
     def end(self) -> None:
-        with _unnoticed():
+        with _UNNOTICED:
             record = self._record
             self.span.end(tenant=self._tenants.hash(record.tenant))
-            for each in self.metrics:
-                each.end(
-                    record, operation=self._begun_as, provider=self.span.provider, context=self.span.context
-                )  # fmt: skip
+            self.metrics.end(record, operation=self._begun_as, provider=self.span.provider, context=self.span.context)
             self._ended = True
             self._settle()
 
     def leave(self, span: Span | None, step: Step, seconds: float) -> None:
         if span is not None:
             self.span.end_step(span, step)
-        for each in self.metrics:
-            each.leave(step, seconds)
+        self.metrics.leave(step, seconds)
         if self._ended:
             # Pictures that nobody waited for any more are paid for, too.
             self._settle()
@@ -175,8 +164,7 @@ class _OtelOperation:
         if new:
             tenant = self._tenants.label(self._tenants.hash(record.tenant))
             for charge in new:
-                for each in self.metrics:
-                    each.charge(charge, tier=record.resolution, tenant=tenant)
+                self.metrics.charge(charge, tier=record.resolution, tenant=tenant)
 
 
 class _OtelStep(AbstractContextManager[None]):
@@ -191,14 +179,14 @@ class _OtelStep(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         self._started = self._operation.clock()
-        with _unnoticed():
+        with _UNNOTICED:
             self._span, context = self._operation.span.begin_step(self._step)
             self._token = attach(context)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with _unnoticed():
+        with _UNNOTICED:
             if self._token is not None:
                 detach(self._token)
             if exc_type is not None and self._step.outcome is None:
@@ -208,15 +196,25 @@ class _OtelStep(AbstractContextManager[None]):
 
 
 @functools.cache
-def _process_wide() -> tuple[Watch, Metrics]:
+def _process_metrics() -> Metrics:
     # Runtimes of one process share the global provider, which knows each instrument once.
-    watch = Watch()
-    return watch, Metrics(watch=watch)
+    return Metrics(None)
 
 
-@contextmanager
-def _unnoticed() -> Iterator[None]:
-    try:
-        yield
-    except Exception:  # noqa: BLE001  # whoever looks must not decide what is answered
-        _log.exception("Telemetry failed; the request goes on")
+class _Unnoticed:
+    """Keep the faults of telemetry from the request."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        # Whoever looks must not decide what is answered.
+        _log.error("Telemetry failed; the request goes on", exc_info=exc)
+        return True
+
+
+_UNNOTICED = _Unnoticed()

@@ -163,14 +163,9 @@ def parse_response(reply: Lifted) -> Answer:
     try:
         return _read(_decoder.decode(reply.skeleton), reply)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise malformed() from None
-
-
-def malformed() -> UpstreamFailureError:
-    """Return the error of an answer that is not a response."""
-    return UpstreamFailureError(
-        "Gemini answered with something that is not a response. Send the request again.", reason=MALFORMED
-    )
+        raise UpstreamFailureError(
+            "Gemini answered with something that is not a response. Send the request again.", reason=MALFORMED
+        ) from None
 
 
 def _read(response: _Response, reply: Lifted) -> Answer:

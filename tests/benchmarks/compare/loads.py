@@ -140,15 +140,15 @@ async def probe(target: Target, body: Callable[[int], str], *, every: float, sec
         await asyncio.sleep(due - time.perf_counter())
         asking.append(asyncio.create_task(_ask(target, body(number), due, waits)))
     await asyncio.gather(*asking)
-    return Waits(
-        round(percentile(waits, 50), 2), round(percentile(waits, 99), 2), round(max(waits), 2), len(waits)
-    )
+    return Waits(round(percentile(waits, 50), 2), round(percentile(waits, 99), 2), round(max(waits), 2), len(waits))
 
 
 async def _ask(target: Target, body: str, due: float, waits: list[float]) -> None:
     parts = urlsplit(target.url)
     headers = {"host": parts.netloc, "connection": "close", "content-length": str(len(body)), **target.headers}
-    head = f"{target.method} {parts.path} HTTP/1.1\r\n" + "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+    head = f"{target.method} {parts.path} HTTP/1.1\r\n" + "".join(
+        f"{name}: {text}\r\n" for name, text in headers.items()
+    )
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(f"{head}content-type: application/json\r\n\r\n{body}".encode())
     status = await reader.readline()
@@ -168,5 +168,3 @@ async def during(work: Coroutine[object, object, Waits], busy: Callable[[], obje
     found = await work
     await running
     return found
-
-

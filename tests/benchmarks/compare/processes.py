@@ -39,7 +39,7 @@ class Process:
             )
 
     def await_answer(self, url: str) -> None:
-        """Wait until *url* answers with 200.
+        """Wait until *url* answers, if only that it takes other methods.
 
         Raises:
             RuntimeError: It did not, or the process ended.
@@ -47,7 +47,7 @@ class Process:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(url, timeout=10).status_code == 200:
+                if httpx.get(url, timeout=10).status_code < 500:
                     return
             time.sleep(0.1)
         raise RuntimeError(f"{url} does not answer: {self.log.read_text()[-2000:]}")
