@@ -97,15 +97,13 @@ class Runtime:
 
     @property
     def draining(self) -> bool:
-        """Tell whether no more requests are taken."""
+        """Tell whether the process is about to end, so that doors take no more requests."""
         return self._stop_at is not None
 
     def begin_drain(self) -> None:
-        """Take no more requests, and give running work `GEMINI_IMAGE_GRACE_SECONDS` from now; for signal handlers."""
+        """Give running work `GEMINI_IMAGE_GRACE_SECONDS` from now; doors take no more requests. For signal handlers."""
         if self._stop_at is None:
             self._stop_at = time.monotonic() + self.settings.grace_seconds
-        for client in list(self._clients.values()):
-            client.begin_drain()
 
     async def aclose(self) -> None:
         """Let the running event loop's work finish within the grace period, and close its client."""
@@ -159,8 +157,6 @@ class Runtime:
             on_close=(http.aclose, *([board.aclose] if board else []), *([redis.aclose] if redis else [])),
         )
         self._observe(client, http)
-        if self.draining:
-            client.begin_drain()
         return client
 
     def _observe(self, client: ImageClient, http: httpx.AsyncClient) -> None:

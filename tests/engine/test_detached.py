@@ -217,12 +217,14 @@ async def test_no_new_work_is_taken_while_running_work_ends() -> None:
     async with visiting(studio) as it:
         running = asyncio.create_task(it.make())
         await studio.began.acquire()
-        it.client.begin_drain()
+        closing = asyncio.create_task(it.client.aclose(grace_seconds=30))
+        await settled()
         with pytest.raises(OverloadedError) as refused:
             await it.make("another")
         assert refused.value.retry_after
         studio.answer.set()
         assert (await running).images
+        await closing
         assert [record.status_code for record in it.seen.records] == [200, 503]
 
 

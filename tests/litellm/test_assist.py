@@ -170,6 +170,23 @@ def test_only_the_attempt_that_is_answered_counts(assisted: Proxy, emulator: Emu
     assert "retry-after" not in raw.headers
 
 
+def test_an_idempotency_key_reaches_the_engine(assisted: Proxy, emulator: Emulator) -> None:
+    """The router's own retry of a failed attempt is no repetition of the client's; a client's repetition is."""
+    prompt = "Once [[emulator:garbage;times=1;id=once]]"
+    options: dict[str, Any] = {
+        "extra_headers": {"Idempotency-Key": "once"},
+        "extra_body": {"cache": {"no-cache": True, "no-store": True}},
+    }
+
+    first = generate(assisted, prompt, **options)
+    again = generate(assisted, prompt, **options)
+
+    assert len(emulator.calls()) == 2
+    assert first.parse().data[0].b64_json == again.parse().data[0].b64_json
+    generate(assisted, prompt, key="sk-team-b", **options)
+    assert len(emulator.calls()) == 3
+
+
 def test_another_providers_answer_is_left_alone(assisted: Proxy, emulator: Emulator) -> None:
     """Exhausted accounts are a rate limit, at which the router falls back; nothing of ours is on what it gets then."""
     raw = generate(assisted, "A fallback [[emulator:429]]", model="limited")

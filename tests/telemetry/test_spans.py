@@ -130,7 +130,6 @@ def test_the_operation_s_span_says_what_the_conventions_ask(telemetry: Telemetry
             names.USAGE_REASONING_TOKENS: 174,
             names.ACCOUNT: "main,spare",
             names.TENANT: private_hash("web", salt="salt"),
-            names.OUTCOME: "ok",
             names.VARIANT: "gemini-3-pro-image-4k-16x9",
         }.items()
     )

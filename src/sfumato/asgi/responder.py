@@ -12,6 +12,7 @@ from sfumato.asgi.answers import read_call, send_error, send_result
 from sfumato.asgi.auth import Authorize, admit
 from sfumato.asgi.body import BufferedBody, ClientDisconnectedError, Form, parse_body, until_gone
 from sfumato.asgi.routes import ImageRoute
+from sfumato.engine.client import shutting_down
 from sfumato.errors import ImageError, InternalError, InvalidParameterError, ModelNotFoundError
 from sfumato.images.models import FAMILIES
 from sfumato.images.resolution import ImageWish
@@ -67,6 +68,8 @@ class ImageResponder:
         self._body = BufferedBody(receive)
         self._tenant: str | None = None
         self._variant: Variant | None = None
+        # Asked when the request arrives: what was on its way by then is served, however slowly its body comes.
+        self._late = door.runtime.draining
 
     async def respond(self) -> None:
         """Answer; every error is answered in OpenAI's shape."""
@@ -97,6 +100,9 @@ class ImageResponder:
         await send_error(self._send, error, request_id=self._call.request_id)
 
     async def _generate(self, wish: ImageWish) -> None:
+        if self._late:
+            await self._refuse(shutting_down())
+            return
         client = self._door.runtime.client
         try:
             # What waits for a client that left would only keep others waiting.

@@ -209,10 +209,6 @@ class ImageClient:
         """Return what is counted of the cache, for gauges."""
         return self.cache.vitals
 
-    def begin_drain(self) -> None:
-        """Take no more requests; safe in a signal handler."""
-        self._draining = True
-
     async def settle(self) -> None:
         """Wait until what has been answered is stored, for whoever looks into the cache."""
         await self._slots.stores.settle()

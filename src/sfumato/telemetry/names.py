@@ -46,8 +46,6 @@ ASPECT_RATIO: Final = "gemini_image.aspect_ratio"
 QUALITY: Final = "gemini_image.quality"
 STYLE: Final = "gemini_image.style"
 SAFETY_LEVEL: Final = "gemini_image.safety_level"
-PROMPT_HASH: Final = "gemini_image.prompt_hash"
-USER_HASH: Final = "gemini_image.user_hash"
 TENANT: Final = "gemini_image.tenant"
 ACCOUNT: Final = "gemini_image.account"
 CACHE: Final = "gemini_image.cache"
@@ -92,7 +90,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
     SERVER_ADDRESS: "Host of the Gemini API.",
     SERVER_PORT: "Its port.",
     REQUEST_ID: "As in the answer's `x-request-id`.",
-    OPERATION: "`generation` or `edit`.",
+    OPERATION: "`generation` (not told on spans) or `edit`.",
     OUTCOME: "`ok` (not told on spans), `partial`, `error`; `abandoned` where the client went away.",
     VARIANT: "The variant that was served, where its name fixes more than the model.",
     TIER: "`512`, `1K`, `2K`, `4K`; `none` where the model has no tiers.",
@@ -100,8 +98,6 @@ ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({
     QUALITY: "The client's word.",
     STYLE: "`vivid`, `natural`, or `custom` for a client's own text.",
     SAFETY_LEVEL: "The effective level, the weakest where categories differ.",
-    PROMPT_HASH: "16 hex digits, as in the log.",
-    USER_HASH: "16 hex digits, as in the log.",
     TENANT: "Hash of the tenant; `none` without one; as a label `other` past the first 20 tenants of a process.",
     ACCOUNT: "The account's label.",
     CACHE: "`hit`, `miss`, `partial`, `bypass`, `off`; `none` on errors.",

@@ -148,19 +148,18 @@ def _described(record: OperationRecord, *, model: str | None, known: str | None,
     """Return what the end of a request's span tells.
 
     What goes without saying stays out, for each attribute costs two microseconds on its way to a collector, and a hit
-    takes less than a thousand: counts that are 0, a price of nothing, the outcome and the status of a success.
+    takes less than a thousand: counts that are 0, a price of nothing, the outcome and the status of a success. Hashes of prompts and users
+    stand in the log, which leads here.
     """
     outcome, family, usage = outcome_of(record), record.family, record.fresh_usage
     plain = (
-        (names.OPERATION, record.operation),
+        (names.OPERATION, record.operation if record.operation != "generation" else None),
         (names.VARIANT, record.model if record.model != family else None),
         (names.TIER, record.resolution),
         (names.ASPECT_RATIO, record.aspect_ratio),
         (names.QUALITY, record.quality),
         (names.STYLE, record.style),
         (names.SAFETY_LEVEL, record.safety_level),
-        (names.PROMPT_HASH, record.prompt_hash),
-        (names.USER_HASH, record.user_hash),
         (names.CACHE, record.cache),
         (names.COST_USD, record.cost_usd),
         (names.SAVINGS_USD, record.savings_usd),

@@ -19,6 +19,7 @@ from tests.benchmarks.compare.processes import Process
 from tests.support.redis_server import free_port
 
 _STORE_SECONDS = 20
+_WARMING_REQUESTS = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Standing:
     url: str
     process: Process
     idle_mb: float
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Tell whether it answers prompts, not names of files."""
+        return "{size}" not in self.contestant.path
 
     def target(self, size: str, *, gzip: bool = False) -> Target:
         """Return where requests for a size go."""
@@ -84,38 +90,35 @@ def arena(names: Iterable[str], directory: Path) -> Iterator[dict[str, Standing]
         names: Keys of `CONTESTANTS`.
         directory: Where they may write.
     """
+    files = directory / "files"
+    files.mkdir(parents=True)
+    (files / "10k").write_bytes(b"{}")
     with ExitStack() as stack:
         upstream = _start("direct", directory, "", stack)
-        standing = {"direct": upstream}
-        if {"hits", "floor", "nginx"} & set(names):
-            (directory / "files").mkdir(parents=True, exist_ok=True)
-            (directory / "files" / "10k").write_bytes(b"{}")
-        for name in names:
-            if name not in standing:
-                standing[name] = _start(name, directory, upstream.url, stack)
-        yield standing
+        started = [_start(name, directory, upstream.url, stack) for name in names if name != "direct"]
+        yield {standing.name: _warmed(standing) for standing in (upstream, *started)}
 
 
 def _start(name: str, directory: Path, upstream: str, stack: ExitStack) -> Standing:
     contestant = CONTESTANTS[name]
     home = directory / name
-    home.mkdir(parents=True, exist_ok=True)
-    if name in {"floor", "nginx"}:
-        (home / "files").unlink(missing_ok=True)
-        (home / "files").symlink_to(directory / "files")
+    home.mkdir()
+    (home / "files").symlink_to(directory / "files")
     place = Place(free_port(), home, upstream)
     command = [contestant.program, *contestant.arguments(place)]
     process = Process(command, contestant.environment(place), home, name)
     stack.callback(process.end)
-    url = f"http://127.0.0.1:{place.port}"
-    process.await_answer(url + contestant.health)
-    standing = Standing(name, contestant, url, process, 0.0)
-    if "{size}" not in contestant.path:
-        for number in range(20):
+    return Standing(name, contestant, f"http://127.0.0.1:{place.port}", process, 0.0)
+
+
+def _warmed(standing: Standing) -> Standing:
+    standing.process.await_answer(standing.url + standing.contestant.health)
+    if standing.makes_pictures:
+        for number in range(_WARMING_REQUESTS):
             # What a first request loads is not what a request costs.
             standing.ask("10k", f"warm-{number}")
-    process.settle()
-    return dataclasses.replace(standing, idle_mb=process.resident_mb())
+    standing.process.settle()
+    return dataclasses.replace(standing, idle_mb=standing.process.resident_mb())
 
 
 def check_all(standing: Iterable[Standing], sizes: Iterable[str] = SIZES) -> None:
@@ -125,7 +128,7 @@ def check_all(standing: Iterable[Standing], sizes: Iterable[str] = SIZES) -> Non
         RuntimeError: One does not.
     """
     for contestant in standing:
-        if "{size}" not in contestant.contestant.path:
+        if contestant.makes_pictures:
             for size in sizes:
                 for gzip in (False, True):
                     contestant.check(size, gzip=gzip)

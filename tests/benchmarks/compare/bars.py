@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tests.benchmarks.compare.figures import Figures
 
@@ -26,7 +26,7 @@ class Bar:
     bound: float
     measured: float | None
     least: bool = True
-    unit: str = "×"
+    unit: str = "times"
     goal: float | None = None
     beside: str = ""
 
@@ -47,7 +47,7 @@ class Bar:
             self.text,
             f"{sign} {self.bound:g} {self.unit}{goal}",
             told,
-            {True: "yes", False: "**no**", None: "–"}[self.met],
+            {True: "yes", False: "**no**", None: "-"}[self.met],
         )
 
 
@@ -60,21 +60,22 @@ def bars(figures: Figures) -> Iterator[Bar]:
 
 
 def _serve(figures: Figures) -> Iterator[Bar]:
-    for size, connections, bound, goal in (("1m", 8, 4.0, None), ("8m", 8, 3.0, 6.0), ("20m", 32, 4.0, None)):
-        cell = {"size": size, "connections": connections, "gzip": False}
-        ratio = figures.ratio("misses", "rate", "serve", "native", **cell)
-        text = f"serve, requests/s to native's, {size} c={connections}"
-        yield Bar(text, bound, ratio, goal=goal, beside=_rates(figures, ("serve", "native"), cell))
-    cell = {"size": "10k", "connections": 1, "gzip": False}
-    native = figures.added("p50", "native", **cell)
-    beside = "" if native is None else f" (native {native:.3g})"
-    added = figures.added("p50", "serve", **cell)
-    yield Bar("serve, p50 added, 10k c=1", 2, added, least=False, unit="ms", beside=beside)
-    cell = {"size": "20m", "connections": 32, "gzip": False}
-    native = figures.median("misses", "peak", contestant="native", **cell)
-    beside = "" if native is None else f" (native {native:.0f})"
-    peak = figures.median("misses", "peak", contestant="serve", **cell)
-    yield Bar("serve, peak RSS, 20m c=32", 600, peak, least=False, unit="MB", goal=300, beside=beside)
+    for name, title in (("serve", "serve"), ("exporting", "serve exporting over OTLP")):
+        for size, connections, bound, goal in (("1m", 8, 4.0, None), ("8m", 8, 3.0, 6.0), ("20m", 32, 4.0, None)):
+            cell = {"size": size, "connections": connections, "gzip": False}
+            ratio = figures.ratio("misses", "rate", name, "native", **cell)
+            text = f"{title}, requests/s to native's, {size} c={connections}"
+            yield Bar(text, bound, ratio, goal=goal, beside=_rates(figures, (name, "native"), cell))
+        cell = {"size": "10k", "connections": 1, "gzip": False}
+        native = figures.added("p50", "native", **cell)
+        beside = "" if native is None else f" (native {native:.3g})"
+        added = figures.added("p50", name, **cell)
+        yield Bar(f"{title}, p50 added, 10k c=1", 2, added, least=False, unit="ms", beside=beside)
+        cell = {"size": "20m", "connections": 32, "gzip": False}
+        native = figures.median("misses", "peak", contestant="native", **cell)
+        beside = "" if native is None else f" (native {native:.0f})"
+        peak = figures.median("misses", "peak", contestant=name, **cell)
+        yield Bar(f"{title}, peak RSS, 20m c=32", 600, peak, least=False, unit="MB", goal=300, beside=beside)
 
 
 def _hits(figures: Figures) -> Iterator[Bar]:
@@ -121,6 +122,6 @@ def _neighbours(figures: Figures) -> Iterator[Bar]:
     yield Bar("500 slow readers, p95 of others", 3, ratio, least=False)
 
 
-def _rates(figures: Figures, names: tuple[str, ...], cell: dict[str, object], part: str = "misses") -> str:
+def _rates(figures: Figures, names: tuple[str, ...], cell: Mapping[str, object], part: str = "misses") -> str:
     rates = [figures.median(part, "rate", contestant=name, **cell) for name in names]
-    return f" ({' : '.join('–' if rate is None else f'{rate:.3g}' for rate in rates)}/s)"
+    return f" ({' : '.join('-' if rate is None else f'{rate:.3g}' for rate in rates)}/s)"

@@ -9,6 +9,9 @@ from xml.sax.saxutils import escape
 from tests.benchmarks.compare.figures import Figures
 
 _WIDTH, _PANEL, _GAP, _MARGIN, _LABELS, _BAR, _HEAD = 960, 452, 16, 20, 132, 17, 60
+_ROOM = _PANEL - _LABELS - 90
+_INK = "#1d2329"
+_BOLD = f'font-weight="600" fill="{_INK}"'
 _COLOURS = {"native": "#9aa3ad", "provider": "#8fb8de", "late": "#2f7ed8", "serve": "#e4572e", "floor": "#9aa3ad"}
 _COLOURS |= {"hits": "#e4572e", "nginx": "#c9cfd6"}
 _NAMES = {
@@ -54,7 +57,7 @@ def _panels(figures: Figures) -> Iterator[_Panel]:
     cells = [("10 KB, 1 at a time", "10k", 1), ("1 MB, 8 at a time", "1m", 8)]
     cells += [("8 MB, 8 at a time", "8m", 8), ("20 MB, 32 at a time", "20m", 32)]
     names = ("native", "provider", "late", "serve")
-    yield _Panel("Pictures per second, times LiteLLM native's", "×", list(_ratios(figures, cells, names)))
+    yield _Panel("Pictures per second, times LiteLLM native's", "times", list(_ratios(figures, cells, names)))
     yield _Panel("CPU per picture", "ms", list(_medians(figures, "cpu", cells[1:], names, gzip=False)))
     yield _Panel(
         "The same when the client accepts gzip",
@@ -105,24 +108,25 @@ def _medians(
 
 def _drawn(panel: _Panel, left: int, top: int) -> str:
     most = max(value for _, rows in panel.groups for _, value in rows) or 1
-    room = _PANEL - _LABELS - 80
     lines = [
         f'<rect x="{left}" y="{top}" width="{_PANEL}" height="{panel.height}" rx="6" fill="#f6f7f9"/>',
-        f'<text x="{left + 14}" y="{top + 26}" font-size="14" font-weight="600" fill="#1d2329">{escape(panel.title)}</text>',
+        f'<text x="{left + 14}" y="{top + 26}" font-size="14" {_BOLD}>{escape(panel.title)}</text>',
     ]
     y = top + 36
     for title, rows in panel.groups:
         y += 18
-        lines.append(f'<text x="{left + 14}" y="{y}" fill="#57606a" font-weight="600">{escape(title)}</text>')
+        lines.append(f'<text x="{left + 14}" y="{y}" {_BOLD}>{escape(title)}</text>')
         y += 4
         for name, value in rows:
-            width = max(1, round(room * value / most))
-            text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-            middle = y + _BAR - 5
-            lines += [
-                f'<text x="{left + _LABELS}" y="{middle}" text-anchor="end" fill="#1d2329">{_NAMES[name]}</text>',
-                f'<rect x="{left + _LABELS + 8}" y="{y + 2}" width="{width}" height="{_BAR - 4}" rx="2" fill="{_COLOURS[name]}"/>',
-                f'<text x="{left + _LABELS + 14 + width}" y="{middle}" fill="#1d2329">{text} {panel.unit}</text>',
-            ]
+            lines += _bar(name, value, panel.unit, left + _LABELS, y, round(_ROOM * value / most))
             y += _BAR
     return "\n".join(lines)
+
+
+def _bar(name: str, value: float, unit: str, left: int, top: int, width: int) -> Iterator[str]:
+    text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    base, width = top + _BAR - 5, max(1, width)
+    box = f'x="{left + 8}" y="{top + 2}" width="{width}" height="{_BAR - 4}" rx="2"'
+    yield f'<text x="{left}" y="{base}" text-anchor="end" fill="{_INK}">{_NAMES[name]}</text>'
+    yield f'<rect {box} fill="{_COLOURS[name]}"/>'
+    yield f'<text x="{left + 14 + width}" y="{base}" fill="{_INK}">{text} {unit}</text>'

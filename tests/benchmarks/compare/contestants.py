@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.compare.pictures import MODEL, SIZES, prompt
+from tests.benchmarks.compare.pictures import MODEL, prompt
 from tests.benchmarks.hits_servers import DIRECTORY_VARIABLE
 from tests.support.proxy import EXAMPLE, MASTER_KEY
 
@@ -84,7 +84,7 @@ def _exporting(place: Place) -> dict[str, str]:
 
 def _storing(place: Place) -> dict[str, str]:
     stored = {"GEMINI_IMAGE_CACHE_BACKEND": "filesystem", "GEMINI_IMAGE_CACHE_DIR": str(place.directory / "cache")}
-    return _exporting(place) | stored
+    return _gemini(place) | stored
 
 
 def _litellm(place: Place) -> dict[str, str]:
@@ -136,7 +136,8 @@ events {{ worker_connections 1024; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
   client_body_temp_path {place.directory}/body; proxy_temp_path {place.directory}/proxy;
-  fastcgi_temp_path {place.directory}/fastcgi; uwsgi_temp_path {place.directory}/uwsgi; scgi_temp_path {place.directory}/scgi;
+  fastcgi_temp_path {place.directory}/fastcgi; uwsgi_temp_path {place.directory}/uwsgi;
+  scgi_temp_path {place.directory}/scgi;
   server {{ listen 127.0.0.1:{place.port}; root {place.directory}/files; default_type application/json; }}
 }}
 """)
@@ -154,8 +155,8 @@ CONTESTANTS = {
         lambda _: {"PYTHONPATH": str(ROOT)},
         path=f"/v1beta/models/{MODEL}:generateContent",
     ),
-    "serve": Contestant("sfumato serve", _serve, _HEALTH, _exporting),
-    "silent": Contestant("sfumato serve, no OTLP export", _serve, _HEALTH, _gemini),
+    "serve": Contestant("sfumato serve", _serve, _HEALTH, _gemini),
+    "exporting": Contestant("sfumato serve, exporting over OTLP", _serve, _HEALTH, _exporting),
     "storing": Contestant("sfumato serve, storing in files", _serve, _HEALTH, _storing),
     "native": Contestant("LiteLLM native", _litellms_command(_native_config), _LIVE, _litellm, authorization=_KEY),
     "provider": Contestant(

@@ -14,6 +14,7 @@ from tests.benchmarks.compare.arena import Standing
 from tests.benchmarks.compare.loads import Target, during, probe
 from tests.benchmarks.compare.probed import LAG_PATH
 from tests.benchmarks.hits import Bench, measure_readers
+from tests.benchmarks.measuring import percentile
 
 Row = dict[str, Any]
 Arena = Mapping[str, Standing]
@@ -38,9 +39,10 @@ class Effort:
     full: bool = False
 
 
+_PICTURES = 7
 Cell = tuple[str, int, bool]
 _MAIN = ("direct", "serve", "native", "late")
-_ASIDE = ("silent", "storing", "provider")
+_ASIDE = ("exporting", "storing", "provider")
 _TOLD = {("10k", 1, False), ("1m", 8, False), ("8m", 8, False), ("20m", 32, False), ("8m", 1, True)}
 # With gzip LiteLLM's native route takes a second for one 20 MB picture: at 8 connections none is done in time.
 _NOT_GZIPPED = {("20m", 8), ("8m", 32), ("20m", 32), ("10k", 32), ("1m", 32)}
@@ -80,9 +82,7 @@ def hits(arena: Arena, effort: Effort, number: int) -> Iterator[Row]:
         if "hits" in arena:
             answer = arena["hits"].prime(size)
             # The directory is shared by the static servers.
-            files = arena["hits"].process.log.parent.parent / "files"
-            files.mkdir(exist_ok=True)
-            (files / size).write_bytes(answer)
+            (arena["hits"].process.log.parent / "files" / size).write_bytes(answer)
         for connections in (1, 8):
             for name in _turn(names, number):
                 yield _load(arena[name], (size, connections, False), effort, number, fresh=False)
@@ -122,16 +122,18 @@ def stalls(arena: Arena, effort: Effort, number: int) -> Iterator[Row]:
     if "probed" not in arena:
         return
     standing = arena["probed"]
-    for size in effort.sizes:
+    for size in effort.sizes if effort.full else effort.sizes[-1:]:
         for kind in ("idle", "miss", "hit"):
-            late, busy = zip(*(_stall(standing, size, kind, f"{number}-{count}") for count in range(7)), strict=True)
+            late, busy = zip(
+                *(_stall(standing, size, kind, f"{number}-{count}") for count in range(_PICTURES)), strict=True
+            )
             yield {
                 "size": size,
                 "kind": kind,
                 "round": number,
-                "late_p50": round(sorted(late)[3], 2),
+                "late_p50": round(percentile(list(late), 50), 2),
                 "late_max": round(max(late), 2),
-                "busy_p50": round(sorted(busy)[3], 2),
+                "busy_p50": round(percentile(list(busy), 50), 2),
                 "busy_max": round(max(busy), 2),
             }
 
