@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -11,6 +12,7 @@ import pytest
 from tests.benchmarks.compare.arena import arena, check_all
 from tests.benchmarks.compare.bars import Bar, bars
 from tests.benchmarks.compare.chart import svg
+from tests.benchmarks.compare.contestants import Contestant
 from tests.benchmarks.compare.figures import Figures
 from tests.benchmarks.compare.tables import markdown
 
@@ -40,9 +42,18 @@ def test_contestants_return_the_whole_pictures_of_the_upstream(tmp_path: Path) -
         assert standing["serve"].process.cpu_seconds() > 0
 
 
-def test_a_wrong_picture_is_told(tmp_path: Path) -> None:
-    with arena([], tmp_path) as standing, pytest.raises(KeyError):
-        standing["direct"].check("5k")
+class Mistaken(Contestant):
+    def body(self, size: str, number: str) -> str:
+        return Contestant.body(self, "10k", number)
+
+
+def test_another_picture_is_told(tmp_path: Path) -> None:
+    with arena([], tmp_path) as standing:
+        direct = standing["direct"]
+        named = {field.name: getattr(direct.contestant, field.name) for field in dataclasses.fields(Contestant)}
+
+        with pytest.raises(RuntimeError, match="direct did not return the picture of 1m"):
+            dataclasses.replace(direct, contestant=Mistaken(**named)).check("1m")
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios(figures: Figures) -> None:

@@ -29,6 +29,7 @@ from sfumato.errors import (
 from sfumato.images.request import CacheStatus
 from sfumato.images.resolution import RequestPolicy
 from sfumato.images.safety import Threshold
+from sfumato.wire.payload import raw_bytes
 from tests.conftest import Emulator
 from tests.support import samples
 from tests.support.clients import bench
@@ -118,7 +119,7 @@ async def test_every_unusual_answer_gives_its_picture(emulator: Emulator, fault:
         result = await it.make(f"x [[emulator:{fault};id=unusual]]", image_size="1K")
     (image,) = result.images
     assert image.picture.encoded
-    assert samples.opened(base64.b64decode(b"".join(image.picture.encoded))).size == (
+    assert samples.opened(raw_bytes(image.picture)).size == (
         image.picture.width,
         image.picture.height,
     )
@@ -129,7 +130,7 @@ async def test_bytes_decide_the_type_not_the_declared_one(emulator: Emulator) ->
     async with bench(emulator.url) as it:
         result = await it.make("x [[emulator:wrong-mime;id=mime]]")
     picture = result.images[0].picture
-    assert samples.opened(base64.b64decode(b"".join(picture.encoded or ()))).format == picture.format.upper()
+    assert samples.opened(raw_bytes(picture)).format == picture.format.upper()
 
 
 async def test_another_account_takes_over_at_once(keyed_emulator: Emulator) -> None:
@@ -268,8 +269,7 @@ async def test_the_format_asked_for_is_the_format_given(emulator: Emulator, want
     async with bench(emulator.url) as it:
         result = await it.make("format", output_format=wanted)
     picture = result.images[0].picture
-    raw = picture.raw or base64.b64decode(b"".join(picture.encoded or ()))
-    assert raw.startswith(magic)
+    assert raw_bytes(picture).startswith(magic)
     assert picture.format == wanted
     assert (picture.raw is None) == (wanted == "jpeg"), "what Gemini made already passes untouched"
 
@@ -278,7 +278,7 @@ async def test_compression_is_obeyed_also_in_geminis_own_format(emulator: Emulat
     async with bench(emulator.url) as it:
         small = await it.make("size", output_format="jpeg", output_compression=10)
         large = await it.make("size", output_format="jpeg")
-    assert len(small.images[0].picture.raw or b"") < len(b"".join(large.images[0].picture.encoded or ())) // 2
+    assert len(raw_bytes(small.images[0].picture)) < len(raw_bytes(large.images[0].picture)) // 2
 
 
 async def test_pictures_are_bounded_in_number_bytes_and_all_together(emulator: Emulator) -> None:

@@ -21,6 +21,7 @@ from sfumato.images.variants import parse_variant
 from sfumato.pictures.inspect import ImageLimits, inspect_image
 from sfumato.pictures.threads import pixel_limiter
 from sfumato.telemetry.observer import Call, OperationRecord
+from sfumato.wire.payload import raw_bytes
 from tests.conftest import Emulator
 from tests.support import samples
 from tests.support.clients import Bench, Recording, bench
@@ -163,7 +164,7 @@ async def test_what_needs_no_pixels_does_not_wait_for_those_that_do(emulator: Em
 async def test_n_masked_edits_are_composited_each_with_its_own_result(emulator: Emulator) -> None:
     async with bench(emulator.url) as it:
         result = await it.make("x", n=4, **EDIT)
-    pictures = [samples.opened(image.picture.raw or b"") for image in result.images]
+    pictures = [samples.opened(raw_bytes(image.picture)) for image in result.images]
     outside = {picture.crop((0, 0, 64, 8)).tobytes() for picture in pictures}
     assert outside == {samples.noise(64, 48).crop((0, 0, 64, 8)).tobytes()}
     assert len({picture.crop((8, 8, 40, 40)).tobytes() for picture in pictures}) == 4

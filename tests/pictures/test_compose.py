@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageCms, ImageOps
 from sfumato.errors import UpstreamFailureError
 from sfumato.images.request import InputImage, Picture
 from sfumato.pictures.compose import FEATHER_PIXELS, MaskedEdit
+from sfumato.wire.payload import raw_bytes
 from sfumato.wire.signature import Signature, read_signature
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -61,8 +62,7 @@ def hole(box: tuple[int, int, int, int], size: tuple[int, int] = SIZE) -> Image.
 
 
 def decoded(picture: Picture) -> Image.Image:
-    assert picture.raw is not None
-    image = Image.open(io.BytesIO(picture.raw))
+    image = Image.open(io.BytesIO(raw_bytes(picture)))
     assert picture.mime_type == Image.MIME[image.format or ""]
     assert (picture.width, picture.height) == image.size
     return image

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ ADMIN_KEY = "sk-workload-admin"
 MODEL = "gemini-3-pro-image"
 _KEYS = {"first": "key-one-1234", "second": "key-two-1234", "limited": "key-rpm-1234", "leaked": "key-bad-1234"}
 _FAULTS = {_KEYS["limited"]: "429:5", _KEYS["leaked"]: "leaked-key"}
+_PATIENCE_SECONDS = 20.0
 _PLACES, _QUEUE, _TIMEOUT_SECONDS = 2, 1, 4
 
 
@@ -119,21 +122,35 @@ def _overload(client: httpx.Client, name: str) -> None:
 
 def _break_cache(service: Service, client: httpx.Client, name: str) -> None:
     """Fill the cache past its budget, damage an entry, and put a directory where another one stood."""
-    prompts = [f"Grain {number} {name} [[emulator:grain]]" for number in range(6)]
-    before = _entries(service)
+    prompts = [f"Grain {number} {name} [[emulator:grain]]" for number in range(7)]
+
+    def make(prompt: str) -> None:
+        answer = client.post("/v1/images/generations", json={"model": MODEL, "prompt": prompt})
+        assert answer.status_code == 200, answer.text[:300]
+
     for prompt in prompts:
-        assert client.post("/v1/images/generations", json={"model": MODEL, "prompt": prompt}).status_code == 200
-    newest = sorted(_entries(service) - before, key=lambda path: path.stat().st_mtime)[-2:]
-    damaged, replaced = newest
+        make(prompt)
+    damaged = _await_entry(service, client, prompts[-2])
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    make(prompts[-2])
+    replaced = _await_entry(service, client, prompts[-1])
     replaced.unlink()
     replaced.mkdir()
-    for prompt in prompts:
-        assert client.post("/v1/images/generations", json={"model": MODEL, "prompt": prompt}).status_code == 200
+    make(prompts[-1])
     if replaced.is_dir():
         shutil.rmtree(replaced)
 
 
-def _entries(service: Service) -> set[Path]:
-    """Return the files of pictures: by far the largest."""
-    return {path for path in service.cache.rglob("*") if path.is_file() and path.stat().st_size > 10_000}
+def _await_entry(service: Service, client: httpx.Client, prompt: str) -> Path:
+    """Return the file of a prompt's picture: an answer may be out before its picture is stored."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        # Asked for again where it found no room: pictures that are stored at the same time compete for it.
+        client.post("/v1/images/generations", json={"model": MODEL, "prompt": prompt})
+        told = client.get("/gemini-image/cache", params={"prompt": prompt}, headers=headers).json()
+        if told["entries"]:
+            name = hashlib.sha256(told["entries"][0]["key"].encode()).hexdigest()
+            return service.cache / name[:2] / name
+        assert time.monotonic() < deadline, "the picture was not stored"
+        time.sleep(0.05)

@@ -104,6 +104,8 @@ metrics.set_meter_provider(theirs[1])
     with receiving() as receiver:
         done = run(before + REQUEST + after, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_url)
         assert done.stdout.strip() == "True"
+        # Neither was it tried: OpenTelemetry would complain.
+        assert done.stderr == ""
         assert not receiver.bodies
 
 

@@ -37,6 +37,7 @@ from sfumato.images.resolution import ImageWish, SafetyWish
 from sfumato.images.safety import CLASSIC_CATEGORIES, IMAGE_CATEGORIES, Method, Safety, Threshold
 from sfumato.images.variants import Variant
 from sfumato.wire.openai_images import parse_request, render_error, render_response
+from sfumato.wire.payload import join
 
 VARIANT = Variant(FAMILIES[0])
 T = Threshold
@@ -447,7 +448,7 @@ def result(
 
 
 def rendered(made: ImageResult) -> Any:
-    return json.loads(b"".join(render_response(made, [CHUNKS] * len(made.images))))
+    return json.loads(join(render_response(made, [CHUNKS] * len(made.images))))
 
 
 def test_an_answer_tells_the_truth_about_what_was_made() -> None:
@@ -523,7 +524,7 @@ def call_openai(status: int, content: bytes, headers: dict[str, str] | None = No
 
 def test_the_real_client_reads_the_answer() -> None:
     made = result((image(0), image(2)), (SlotFailure(1, NoImageError("none")),), effective_prompt="more")
-    answer = call_openai(200, b"".join(render_response(made, [CHUNKS, CHUNKS])))
+    answer = call_openai(200, join(render_response(made, [CHUNKS, CHUNKS])))
     assert [row.b64_json for row in answer.data or ()] == ["/9j/4AAQ", "/9j/4AAQ"]
     assert (answer.data or [])[0].revised_prompt == "more"
     assert (answer.size, answer.output_format, answer.background, answer.created) == (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import resource
 import signal
 import socket
 import sys
@@ -66,6 +68,7 @@ def run(
     Raises:
         ConfigurationError: The app does not start in a worker.
     """
+    _raise_file_limit()
     # A service that is told to end while it starts, or when it is all but gone, has not failed either.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
@@ -82,6 +85,13 @@ def run(
         listener.listen(_BACKLOG)
         _announce(line)
         Workers(build, listener, count=workers, log_config=log_config, grace_seconds=grace_seconds).run()
+
+
+def _raise_file_limit() -> None:
+    """Allow as many files as may be: a hit on its way holds one beside its connection, and 1024 is a usual limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _announce(line: str) -> None:

@@ -6,6 +6,7 @@ what they leave to whoever wires: which exporters, which protocol, and the name 
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import threading
@@ -81,11 +82,11 @@ def create_resource() -> Resource:
     """Return what stands for this process: of `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, else ``sfumato``."""
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # the SDK is loaded where it is wanted
 
-    from sfumato import __version__  # noqa: PLC0415  # it reads the distribution's metadata
-
     resource = Resource.create()
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
-        resource = resource.merge(Resource({"service.name": SERVICE_NAME, "service.version": __version__}))
+        resource = resource.merge(
+            Resource({"service.name": SERVICE_NAME, "service.version": importlib.metadata.version("sfumato")})
+        )
     if "service.instance.id" not in resource.attributes:
         # Workers of one host send series of the same names: something must tell them apart.
         resource = resource.merge(Resource({"service.instance.id": str(uuid.uuid4())}))

@@ -148,8 +148,8 @@ def _described(record: OperationRecord, *, model: str | None, known: str | None,
     """Return what the end of a request's span tells.
 
     What goes without saying stays out, for each attribute costs two microseconds on its way to a collector, and a hit
-    takes less than a thousand: counts that are 0, a price of nothing, the outcome and the status of a success. Hashes of prompts and users
-    stand in the log, which leads here.
+    takes less than a thousand: counts that are 0, a price of nothing, the outcome and the status of a success. Hashes
+    of prompts and users stand in the log, which leads here.
     """
     outcome, family, usage = outcome_of(record), record.family, record.fresh_usage
     plain = (
