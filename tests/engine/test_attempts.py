@@ -9,7 +9,7 @@ import pytest
 
 from sfumato.engine.attempts import Attempts, Work
 from sfumato.engine.presence import Presence
-from sfumato.errors import ImageError, QuotaExhaustedError, RateLimitedError, ServiceUnavailableError
+from sfumato.errors import DeadlineError, ImageError, QuotaExhaustedError, RateLimitedError, ServiceUnavailableError
 from sfumato.images.request import Operation
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
 from sfumato.images.variants import parse_variant
@@ -128,3 +128,16 @@ async def test_what_is_not_ours_to_translate_passes_and_frees_the_account() -> N
     with pytest.raises(httpx.DecodingError):
         await rig.run()
     assert busy(rig.pool) == 0
+
+
+async def test_an_attempt_that_took_all_of_the_time_is_the_deadlines_end() -> None:
+    """Both bounds pass at once: only the request's own says that nobody is to try again."""
+    rig = Rig(DeadlineError("m", reason="attempt_timeout"), ANSWER)
+
+    def time_passes() -> None:
+        rig.seen.now = 2000.0
+
+    rig.after_call = time_passes
+    with pytest.raises(DeadlineError) as failed:
+        await rig.run(deadline=2000.0)
+    assert (failed.value.reason, failed.value.worth_repeating) == ("deadline", False)

@@ -95,7 +95,7 @@ class Attempts:
                 return Paid(outcome, account)
             outcome.attempts = len(tried)
             delay = self._delay(outcome, work, tried)
-            if delay is None or work.deadline <= self.clock() or work.presence.left:
+            if delay is None or work.deadline - self.clock() <= _SHORTEST_SECONDS or work.presence.left:
                 raise self._last_word(outcome, work)
             work.record.retry_count += 1
             work.operation.retry(outcome, attempt=len(tried), delay_seconds=delay)
@@ -155,7 +155,9 @@ class Attempts:
         )
 
     def _last_word(self, failure: ImageError, work: Work) -> ImageError:
-        """Return what to raise: where accounts are the trouble, when the first of them is free."""
+        """Return what to raise: past the request's own deadline that, and for want of accounts when one is free."""
+        if isinstance(failure, DeadlineError) and work.deadline - self.clock() <= _SHORTEST_SECONDS:
+            return out_of_time(attempts=failure.attempts)
         if work.account is not None or not isinstance(failure, RateLimitedError | QuotaExhaustedError):
             return failure
         exhausted = self.accounts.exhausted(work.model)

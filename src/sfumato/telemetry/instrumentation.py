@@ -19,6 +19,7 @@ from sfumato.telemetry.spans import ATTEMPT_KEY
 
 _SHOWN: Final = frozenset({"accept", "accept-encoding", "content-length", "content-type", "host", "user-agent"})
 _REQUEST: Final = "sfumato.request"
+_RESPONSE: Final = "sfumato.response"
 
 
 def instrument(
@@ -59,7 +60,9 @@ class _Attempted(httpx.AsyncBaseTransport):
             stream=request.stream,
             extensions={_REQUEST: request},
         )
-        return await self._traced.handle_async_request(shown)
+        await self._traced.handle_async_request(shown)
+        whole: httpx.Response = shown.extensions[_RESPONSE]
+        return whole
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -76,4 +79,8 @@ class _Whole(httpx.AsyncBaseTransport):
         for name, value in request.headers.multi_items():
             if name not in _SHOWN:
                 whole.headers[name] = value
-        return await self._inner.handle_async_request(whole)
+        response = await self._inner.handle_async_request(whole)
+        request.extensions[_RESPONSE] = response
+        # An answer may repeat what it was asked, in any header.
+        headers = [(name, value) for name, value in response.headers.multi_items() if name in _SHOWN]
+        return httpx.Response(response.status_code, headers=headers, extensions=response.extensions)

@@ -219,7 +219,9 @@ class MinuteWindow:
     def seconds_until_free(self, limit: int) -> float:
         """Return how long until a call more stays within *limit*; 0 when it does now."""
         excess = len(self) - limit
-        return max(0.0, self._calls[excess] + 60.0 - self._clock()) if excess >= 0 else 0.0
+        if excess < 0:
+            return 0.0
+        return min(60.0, max(0.0, self._calls[excess] + 60.0 - self._clock()))
 
 
 def cooling_class(error: ImageError) -> CoolingClass | None:
