@@ -8,12 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.cli.conftest import serving
 from tests.conftest import Emulator
 from tests.support.otlp_receiver import ReceivedSpan, Receiver, receiving
-from tests.support.traced import CASES, VARIABLES, Case, await_traces, check_case, check_metrics, run_workload
+from tests.support.traced import (
+    CASES,
+    VARIABLES,
+    Case,
+    await_metrics,
+    await_traces,
+    check_case,
+    check_metrics,
+    run_workload,
+    total,
+)
 
 KEY = "sk-traced-canary"
 
@@ -55,6 +66,7 @@ def traced(
         with serving("serve", "--port", "0", log=log, env=environment) as (url, _):
             traces = run_workload(url, KEY, door=request.param)
             await_traces(receiver, traces.values())
+            await_metrics(receiver)
         yield Traced(receiver, traces, log, emulator_server.calls())
 
 
@@ -94,3 +106,24 @@ def test_the_log_leads_to_the_trace(traced: Traced) -> None:
 def test_nothing_of_a_client_s_arrives(traced: Traced, secret: str) -> None:
     assert traced.receiver.bodies
     assert all(secret.encode() not in body for body in traced.receiver.bodies)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_is_left_is_sent_at_the_end(emulator: Emulator, tmp_path: Path, workers: str) -> None:
+    with receiving() as receiver:
+        environment = {
+            "GEMINI_API_KEY": "key",
+            "GEMINI_IMAGE_API_BASE": emulator.url,
+            "GEMINI_IMAGE_CACHE_DIR": str(tmp_path / "cache"),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_url,
+            # By themselves they would be sent after the test.
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",
+            "OTEL_METRIC_EXPORT_INTERVAL": "600000",
+        }
+        arguments = ("serve", "--no-auth", "--port", "0", "--workers", workers)
+        with serving(*arguments, log=tmp_path / "log", env=environment) as (url, _):
+            body = {"model": "gemini-3-pro-image", "prompt": "A last fox"}
+            assert httpx.post(f"{url}/v1/images/generations", json=body, timeout=60).status_code == 200
+            assert not receiver.spans
+        assert {span.name for span in receiver.spans} >= {"generate_content gemini-3-pro-image", "POST"}
+        assert total(receiver, "gemini_image.requests") == 1

@@ -16,6 +16,7 @@ from tests.support.traced import (
     OPERATION,
     VARIABLES,
     Case,
+    await_metrics,
     await_traces,
     check_case,
     check_metrics,
@@ -59,6 +60,7 @@ def traced(
         with running_proxy(emulator_server.url, directory, config=config, environment=environment) as proxy:
             traces = run_workload(proxy.url, MASTER_KEY, door=request.param)
             await_traces(receiver, traces.values())
+            await_metrics(receiver)
             if callbacks:
                 _await_litellm(receiver, traces)
         yield Traced(receiver, traces, callbacks)
