@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import random
 import time
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from sfumato.engine.intake import Intake
 from sfumato.engine.keepsakes import Keepsakes
 from sfumato.engine.notes import LocalNotes, Notes
 from sfumato.engine.slots import Slots
+from sfumato.engine.studio import Studio
 from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import ConfigurationError
 from sfumato.images.models import Prices
@@ -75,7 +75,7 @@ class Runtime:
         self._own_prices = _load_prices(self.settings.prices_file)
         self._spool = Spool(self.settings.spool_dir, after_bytes=int(self.settings.spool_after_mb * MEGABYTE))
         self._stop_at: float | None = None
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ImageClient] = weakref.WeakKeyDictionary()
+        self._clients: dict[asyncio.AbstractEventLoop, ImageClient] = {}
         _refuse_unavailable(self.settings)
         # A cache that cannot be built is known at the start and not at the first request; nothing is connected to.
         create_store(self.settings)
@@ -87,6 +87,9 @@ class Runtime:
         """Return the running event loop's client, built at the first call."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
+            # A client holds its loop, so one that ended without `aclose` would stay for ever.
+            for ended in [known for known in self._clients if known.is_closed()]:
+                del self._clients[ended]
             self._clients[loop] = self._build()
         return self._clients[loop]
 
@@ -132,15 +135,19 @@ class Runtime:
             slots=Slots(
                 cache=ImageCache(store, ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
                 flights=Flights(create_leases(settings, redis), supervisor=stores, clock=time.monotonic),
-                bulkhead=Bulkhead(
-                    max_concurrency=settings.max_concurrency, queue_size=settings.queue_size, clock=time.monotonic
+                studio=Studio(
+                    bulkhead=Bulkhead(
+                        max_concurrency=settings.max_concurrency, queue_size=settings.queue_size, clock=time.monotonic
+                    ),
+                    attempts=self._attempts(http, board),
+                    work=work,
+                    max_request_bytes=max_request_bytes,
+                    own_prices=self._own_prices,
+                    wall_clock=time.time,
                 ),
-                attempts=self._attempts(http, board),
                 keepsakes=Keepsakes(clock=time.monotonic),
                 work=work,
                 stores=stores,
-                own_prices=self._own_prices,
-                max_request_bytes=max_request_bytes,
                 clock=time.monotonic,
                 wall_clock=time.time,
             ),

@@ -237,6 +237,60 @@ async def test_whoever_is_cancelled_just_when_it_is_displaced_leaves_nothing_beh
     assert (floor.bulkhead.running, floor.bulkhead.waiting) == (0, 0)
 
 
+async def test_whoever_is_cancelled_in_the_tick_that_frees_a_place_costs_nobody_anything() -> None:
+    """Its turn is over at once and its task only a tick later; the place is freed in between."""
+    floor = Floor(places=1, queue=9)
+    holder, second, third = await floor.send("a", count=3)
+    (other,) = await floor.send("b")
+
+    holder.finish()
+    second.task.cancel()
+    assert floor.bulkhead.waiting == 2
+    await settle()
+
+    assert holder.task.done()
+    assert holder.task.exception() is None
+    assert second.task.cancelled()
+    assert third.inside, "its tenant has not lost its turn"
+    await floor.finish(third)
+    assert other.inside
+    await floor.empty()
+    assert (floor.bulkhead.running, floor.bulkhead.waiting) == (0, 0)
+
+
+async def test_with_everybody_cancelled_in_the_tick_that_frees_a_place_the_place_is_free() -> None:
+    floor = Floor(places=1, queue=9)
+    holder, *waiting = [*await floor.send("a", count=3), *await floor.send("b")]
+
+    holder.finish()
+    for work in waiting:
+        work.task.cancel()
+    await settle()
+
+    assert [work.task.cancelled() for work in waiting] == [True] * 3
+    assert (floor.bulkhead.running, floor.bulkhead.waiting) == (0, 0)
+    (next_one,) = await floor.send("a")
+    assert next_one.inside
+    await floor.empty()
+
+
+async def test_whoever_is_cancelled_in_the_tick_of_a_newcomer_is_not_displaced() -> None:
+    floor = Floor(places=1, queue=4)
+    _, *waiting = await floor.send("a", count=5)
+
+    # Nobody has run since; the newcomer's task is the first to run.
+    newcomers = [Work(floor, "b") for _ in range(2)]
+    floor.all += newcomers
+    waiting[-1].task.cancel()
+    await settle()
+
+    assert waiting[-1].task.cancelled()
+    assert [bool(work.refusal) for work in waiting[:3]] == [False, False, True]
+    assert floor.bulkhead.waiting == 4
+    await floor.empty()
+    assert (floor.bulkhead.running, floor.bulkhead.waiting) == (0, 0)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("send"), st.sampled_from("abc")),

@@ -11,10 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
+from sfumato.cache.memory import MemoryStore
 from sfumato.cache.noop import NoopStore
 from sfumato.cache.store import Store
-from sfumato.errors import InvalidParameterError, OverloadedError, ServiceUnavailableError
+from sfumato.errors import (
+    DeadlineError,
+    InvalidParameterError,
+    OverloadedError,
+    RateLimitedError,
+    ServiceUnavailableError,
+)
 from sfumato.images.request import CacheStatus, ImageResult
+from sfumato.pictures.threads import pixel_limiter
 from sfumato.telemetry.observer import Call
 from tests.support import samples
 from tests.support.clients import Bench, bench
@@ -33,6 +41,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "cached": {},
     "no-cache": {"cache": {"no-cache": True}},
     "no-store": {"cache": {"no-store": True}},
+    "max-age=0": {"cache": {"s-maxage": 0}},
+    "ttl=0": {"cache": {"ttl": 0}},
 }
 
 
@@ -290,3 +300,130 @@ async def test_a_key_that_is_none_is_refused(key: str) -> None:
         with pytest.raises(InvalidParameterError) as refused:
             await it.make(call=keyed(key))
     assert refused.value.param == "Idempotency-Key"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_that_leaves_in_the_moment_of_the_answer_loses_nothing(kind: str) -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make(**KINDS[kind]))
+        await studio.began.acquire()
+        (work,) = it.client._slots.work._tasks
+        work.add_done_callback(lambda _: task.cancel())
+        studio.answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again = await it.make(**KINDS[kind])
+    assert (studio.calls, again.cost_usd) == (1, 0.0)
+
+
+async def test_two_pictures_that_were_left_are_both_kept() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        tasks = [asyncio.create_task(it.make(**KINDS["no-store"])) for _ in range(2)]
+        for _ in tasks:
+            await studio.began.acquire()
+        for task in tasks:
+            await leave(task)
+        studio.answer.set()
+        for _ in tasks:
+            await it.make(**KINDS["no-store"])
+    assert studio.calls == 2
+
+
+async def test_what_was_left_under_a_key_is_that_keys_alone() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make(call=keyed("a"), **KINDS["no-store"]))
+        await studio.began.acquire()
+        await leave(task)
+        studio.answer.set()
+        await it.make(call=keyed("a"), **KINDS["no-store"])
+        assert studio.calls == 1
+        await it.make(call=keyed("b"), **KINDS["no-store"])
+        assert studio.calls == 2
+        await it.make(call=keyed("a"))
+    assert studio.calls == 2, "the same key, spelled without no-store"
+
+
+async def test_a_followers_own_error_is_not_a_left_leaders() -> None:
+    studio = Studio()
+    studio.status = 503
+    async with visiting(studio) as it:
+        leader = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        follower = asyncio.create_task(it.make())
+        await settled()
+        await leave(leader)
+        studio.status = 503
+        studio.answer.set()
+        with pytest.raises(ServiceUnavailableError) as failed:
+            await follower
+    assert failed.value.attempts == 3
+    assert studio.calls == 4
+
+
+async def test_a_pool_at_rest_is_told_before_a_place_is_waited_for() -> None:
+    studio = Studio()
+    async with visiting(studio, max_concurrency=1) as it:
+        running = asyncio.create_task(it.make("one"))
+        await studio.began.acquire()
+        (account,) = it.client.accounts._accounts
+        await it.client.accounts.report(account, "gemini-3-pro-image", RateLimitedError("m", retry_after=20))
+        with pytest.raises(RateLimitedError):
+            await it.make("two")
+        studio.answer.set()
+        await running
+    assert studio.calls == 1
+
+
+class BrokenStore(MemoryStore):
+    """A store that takes nothing."""
+
+    async def set(self, key: str, value: Any, *, expires_in: float | None) -> bool:
+        raise OSError("full")
+
+
+@pytest.mark.parametrize("call", [Call(request_id="req", caller="me"), keyed("a")])
+async def test_a_store_that_fails_costs_no_picture(call: Call) -> None:
+    studio = Studio()
+    studio.answer.set()
+    async with visiting(studio, store=BrokenStore(1_000_000)) as it:
+        await it.make(call=call)
+        await it.client.settle()
+        await it.make(call=call)
+    assert studio.calls == 1
+
+
+async def test_a_deadline_does_not_end_what_is_paid_for() -> None:
+    """Every place for work on pixels is taken when the picture comes, until the deadline is over."""
+    studio = Studio()
+    studio.answer.set()
+    limiter = pixel_limiter()
+    places = [object() for _ in range(int(limiter.total_tokens))]
+    for place in places:
+        limiter.acquire_on_behalf_of_nowait(place)
+    try:
+        async with visiting(studio) as it:
+            with pytest.raises(DeadlineError):
+                await it.make(output_format="webp", timeout_seconds=0.2)
+            for place in places:
+                limiter.release_on_behalf_of(place)
+            places.clear()
+            again = await it.make(output_format="webp")
+            assert (studio.calls, again.cost_usd) == (1, 0.0)
+    finally:
+        for place in places:
+            limiter.release_on_behalf_of(place)
+
+
+async def test_a_request_that_the_end_of_the_server_cuts_off_is_recorded_as_it_was_answered() -> None:
+    studio = Studio()
+    async with visiting(studio) as it:
+        task = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await it.client.aclose(grace_seconds=0)
+        with pytest.raises(OverloadedError):
+            await task
+        (record,) = it.seen.records
+    assert (record.status_code, record.abandoned) == (503, False)

@@ -103,6 +103,28 @@ async def test_a_directory_that_cannot_be_is_an_os_error(tmp_path: Path) -> None
         await FileLeases(tmp_path / "file" / "below", clock=time.monotonic).acquire("key")
 
 
+async def test_whoever_is_cancelled_while_it_takes_or_releases_holds_nothing(tmp_path: Path) -> None:
+    """A cancellation falls between any two steps; the thread that locks or unlocks goes on."""
+    own = leases(tmp_path)
+
+    async def visit() -> None:
+        lease = await own.acquire("key")
+        assert lease is not None
+        await lease.release()
+
+    for ticks in range(40):
+        visitor = asyncio.create_task(visit())
+        for _ in range(ticks % 20):
+            await asyncio.sleep(0)
+        visitor.cancel()
+        await asyncio.wait([visitor])
+        await own.aclose()
+        lease = await own.acquire("key")
+        assert lease is not None, f"lost after {ticks} ticks"
+        await lease.release()
+    assert list((tmp_path / "not there yet").iterdir()) == []
+
+
 async def test_many_processes_worth_of_takers_get_it_one_at_a_time(tmp_path: Path) -> None:
     """Taking, releasing and removing in a storm: never two holders."""
     holders = most = taken = 0

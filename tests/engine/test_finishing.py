@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sfumato.engine.presence import Presence
-from sfumato.engine.runs import Run
+from sfumato.engine.runs import Run, prepared
 from sfumato.errors import InvalidImageError, InvalidParameterError
 from sfumato.images.request import InputImage, Operation
 from sfumato.images.resolution import ImageWish, InputImages, RequestPolicy, resolve
@@ -24,7 +24,7 @@ from sfumato.telemetry.observer import Call, OperationRecord
 from sfumato.wire.payload import raw_bytes
 from tests.conftest import Emulator
 from tests.support import samples
-from tests.support.clients import Bench, Recording, bench
+from tests.support.clients import Recording, bench
 
 pytestmark = pytest.mark.anyio
 
@@ -117,24 +117,22 @@ async def test_a_compression_with_a_mask_is_refused(emulator: Emulator) -> None:
     assert len(emulator.calls()) == 1
 
 
-async def test_inputs_are_prepared_once_for_all_slots(emulator: Emulator) -> None:
-    async with bench(emulator.url) as it:
-        run = masked_run(n=3)
-        prepared = await asyncio.gather(*(slots_of(it)._inputs(run) for _ in range(3)))
-    assert prepared[0].edit is not None
-    assert all(one is prepared[0] for one in prepared)
+async def test_inputs_are_prepared_once_for_all_slots() -> None:
+    run = masked_run(n=3)
+    inputs = await asyncio.gather(*(prepared(run) for _ in range(3)))
+    assert inputs[0].edit is not None
+    assert all(one is inputs[0] for one in inputs)
 
 
-async def test_a_cancelled_slot_leaves_the_preparation_to_the_others(emulator: Emulator) -> None:
-    async with bench(emulator.url) as it:
-        run = masked_run(n=2)
-        async with no_place_free():
-            first, second = (asyncio.create_task(slots_of(it)._inputs(run)) for _ in range(2))
-            await until_waiting(1)
-            first.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await first
-        assert (await second).mask is not None
+async def test_a_cancelled_slot_leaves_the_preparation_to_the_others() -> None:
+    run = masked_run(n=2)
+    async with no_place_free():
+        first, second = (asyncio.create_task(prepared(run)) for _ in range(2))
+        await until_waiting(1)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert (await second).mask is not None
 
 
 async def test_a_cancelled_request_leaves_no_preparation_behind(emulator: Emulator) -> None:
@@ -168,7 +166,3 @@ async def test_n_masked_edits_are_composited_each_with_its_own_result(emulator: 
     outside = {picture.crop((0, 0, 64, 8)).tobytes() for picture in pictures}
     assert outside == {samples.noise(64, 48).crop((0, 0, 64, 8)).tobytes()}
     assert len({picture.crop((8, 8, 40, 40)).tobytes() for picture in pictures}) == 4
-
-
-def slots_of(it: Bench) -> Any:
-    return it.client._slots

@@ -50,7 +50,13 @@ class Bay:
         await self.may_store.wait()
         self.stored = dataclasses.replace(image, age_seconds=1.0)
 
-    def start(self, *, slot: int = 0, is_private: Callable[[ImageError], bool] | None = None) -> asyncio.Task[Any]:
+    def start(
+        self,
+        *,
+        slot: int = 0,
+        is_private: Callable[[ImageError], bool] | None = None,
+        takes: Callable[[ImageError], bool] | None = None,
+    ) -> asyncio.Task[Any]:
         flight = Flight(
             key="key",
             slot=slot,
@@ -59,6 +65,7 @@ class Bay:
             make=self.make,
             keep=self.keep,
             joined=lambda: None,
+            takes=takes or (lambda _: True),
             is_private=is_private or (lambda error: isinstance(error, DeadlineError)),
         )
         return asyncio.create_task(self.flights.fly(flight))
@@ -129,14 +136,27 @@ async def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
     assert bay.made == 2
 
 
-async def test_a_follower_waits_for_half_of_its_time_and_then_goes_alone() -> None:
-    bay = Bay(patience=0.05)
-    tasks = [bay.start(), bay.start()]
-    while bay.made < 2:  # noqa: ASYNC110  # the follower's own patience is what ends
-        await asyncio.sleep(0.005)
+async def test_whoever_comes_later_waits_as_long_as_it_takes() -> None:
+    """The leader is ahead of any call that could begin now, and its own deadline ends it."""
+    bay = Bay(patience=0.0)
+    tasks = [bay.start() for _ in range(20)]
+    await bay.settled()
+    assert bay.made == 1
     bay.finish.set()
-    images = await asyncio.gather(*tasks)
-    assert [image.age_seconds for image in images] == [None, None], "both were made, both are paid"
+    assert sum(image.cost_usd for image in await asyncio.gather(*tasks)) == pytest.approx(0.1)
+
+
+async def test_an_error_that_is_not_ones_own_elects_another_leader() -> None:
+    """Who brought an account of its own has not tried it, whatever befell the others'."""
+    bay = Bay()
+    bay.errors = [RateLimitedError("the pool's")]
+    leader, follower = bay.start(), bay.start(takes=lambda _: False)
+    await bay.settled()
+    bay.finish.set()
+    outcomes = await asyncio.gather(leader, follower, return_exceptions=True)
+    assert isinstance(outcomes[0], RateLimitedError)
+    assert isinstance(outcomes[1], GeneratedImage)
+    assert bay.made == 2
 
 
 async def test_a_look_that_was_too_early_is_repeated() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -73,10 +74,56 @@ async def test_notes_in_files_end_with_their_time_and_leave_no_files(tmp_path: P
     await notes.write("key", "one", seconds=60)
     now[0] += 60
     assert await notes.write("key", "two", seconds=60) == "two"
+    await notes.aclose()
     # Whatever was left is old by then, in files' own times too.
     now[0] = 4e9
     await notes.write("another", "three", seconds=60)
+    await notes.aclose()
     assert len(files(tmp_path)) == 1
+
+
+async def test_a_sweep_that_fails_fails_alone(tmp_path: Path) -> None:
+    """Whatever lies there, and whoever removes files at the same time."""
+    now = [1e9]
+    old = FileNotes(tmp_path, clock=lambda: now[0])
+    await old.write("old", "one", seconds=60)
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    now[0] = 4e9
+    notes = FileNotes(tmp_path, clock=lambda: now[0])
+    assert await notes.write("key", "two", seconds=60) == "two"
+    await notes.aclose()
+    assert sorted(len(file.name) for file in files(tmp_path)) == [4, 9, 64]
+    assert await notes.write("key", "three", seconds=60) == "two"
+
+
+async def test_a_sweep_of_one_process_does_not_take_what_another_has_just_written(tmp_path: Path) -> None:
+    """Both saw the old note; the one that comes second to remove it finds a fresh one."""
+    now = [1e9]
+    await FileNotes(tmp_path, clock=lambda: now[0]).write("key", "one", seconds=60)
+    (file,) = files(tmp_path)
+    now[0] += 60
+    with file.open("r+b") as other:
+        # The other process is about to replace the note, and has locked the old one.
+        fcntl.flock(other, fcntl.LOCK_EX)
+        late = asyncio.create_task(FileNotes(tmp_path, clock=lambda: now[0]).write("key", "late", seconds=60))
+        await until_waiting_for(file)
+        file.unlink()
+        file.write_text(f"{now[0] + 60!r} fresh")
+    assert await late == "fresh"
+    assert file.read_text().endswith(" fresh")
+
+
+async def until_waiting_for(file: Path) -> None:
+    """Wait until somebody waits for the lock of *file*, as Linux tells it."""
+    inode = f":{file.stat().st_ino} "
+    async with asyncio.timeout(5):
+        while not any("->" in line and inode in line for line in locks()):
+            await asyncio.sleep(0.001)
+
+
+def locks() -> list[str]:
+    return Path("/proc/locks").read_text().splitlines()
 
 
 @pytest.mark.parametrize("content", [b"", b"no number", b"\xff\xfe", b"inf"])

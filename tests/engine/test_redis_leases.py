@@ -73,6 +73,25 @@ async def test_one_holds_it_and_the_others_do_not(hosts: Hosts) -> None:
     assert await second.acquire("key") is not None
 
 
+async def test_whoever_is_cancelled_while_it_takes_one_holds_none(server: RedisServer, admin: Any) -> None:
+    """Redis has given it already; nobody else waits for the end of its time."""
+    connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    leases = RedisLeases(connection, ttl_seconds=60)
+    taking = asyncio.create_task(leases.acquire("key"))
+    async with asyncio.timeout(5):
+        while not admin.exists(lease_key("key")):
+            await asyncio.sleep(0)
+    assert not taking.done()
+
+    taking.cancel()
+    await asyncio.wait([taking])
+    await eventually(lambda: not admin.exists(lease_key("key")))
+
+    assert taking.cancelled()
+    await leases.aclose()
+    await connection.aclose()
+
+
 async def test_of_many_one_is_first(hosts: Hosts) -> None:
     taken = await asyncio.gather(*(hosts[number % 2].acquire("key") for number in range(100)))
     assert sum(lease is not None for lease in taken) == 1

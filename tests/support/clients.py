@@ -22,6 +22,7 @@ from sfumato.engine.intake import Intake
 from sfumato.engine.keepsakes import Keepsakes
 from sfumato.engine.notes import LocalNotes, Notes
 from sfumato.engine.slots import Slots
+from sfumato.engine.studio import Studio
 from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import ImageError
 from sfumato.images.request import ImageResult, Operation
@@ -137,25 +138,29 @@ async def bench(
         slots=Slots(
             cache=ImageCache(store or MemoryStore(256 * MEGABYTE), ttl_seconds=3600, clock=seen.wall_clock),
             flights=Flights(leases or LocalLeases(), supervisor=stores, clock=seen.clock),
-            bulkhead=Bulkhead(max_concurrency=max_concurrency, queue_size=queue_size, clock=seen.clock),
+            studio=Studio(
+                bulkhead=Bulkhead(max_concurrency=max_concurrency, queue_size=queue_size, clock=seen.clock),
+                attempts=Attempts(
+                    transport=GeminiTransport(http, max_response_bytes=max_response_bytes, stall_seconds=stall_seconds),
+                    accounts=AccountPool(
+                        [Account.at(key, key, url, "v1beta") for key in keys],
+                        clock=seen.clock,
+                        wall_clock=seen.wall_clock,
+                        trial_seconds=0.0,
+                    ),
+                    retry=RetryPolicy(max_attempts=max_attempts),
+                    attempt_timeout_seconds=attempt_timeout_seconds,
+                    clock=seen.clock,
+                    sleep=seen.sleep,
+                    random=lambda: 1.0,
+                ),
+                work=work,
+                max_request_bytes=max_request_bytes,
+                wall_clock=seen.wall_clock,
+            ),
             keepsakes=Keepsakes(clock=seen.clock),
             work=work,
             stores=stores,
-            attempts=Attempts(
-                transport=GeminiTransport(http, max_response_bytes=max_response_bytes, stall_seconds=stall_seconds),
-                accounts=AccountPool(
-                    [Account.at(key, key, url, "v1beta") for key in keys],
-                    clock=seen.clock,
-                    wall_clock=seen.wall_clock,
-                    trial_seconds=0.0,
-                ),
-                retry=RetryPolicy(max_attempts=max_attempts),
-                attempt_timeout_seconds=attempt_timeout_seconds,
-                clock=seen.clock,
-                sleep=seen.sleep,
-                random=lambda: 1.0,
-            ),
-            max_request_bytes=max_request_bytes,
             clock=seen.clock,
             wall_clock=seen.wall_clock,
         ),

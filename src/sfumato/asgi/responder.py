@@ -85,6 +85,8 @@ class ImageResponder:
             await self._refuse(InternalError("Something failed here that should not. Tell the operator."))
             return
         if wish is not None:
+            # Read and understood: it need not be held for as long as a picture takes.
+            self._body.messages.clear()
             await self._generate(wish)
         elif self._door.fallback is not None:
             await self._door.fallback(self._scope, self._body.replay(), self._send)

@@ -38,7 +38,8 @@ class Bulkhead:
         self._queue_size = queue_size
         self._clock = clock
         self._running = 0
-        # Tenants in the order of their turns; nobody's line is ever empty.
+        # Tenants in the order of their turns; nobody's line is ever empty. A task's cancellation cancels its turn at once
+        # and leaves the line a tick later: until then the line holds a turn that is done.
         self._lines: dict[str | None, deque[_Turn]] = {}
         self._mean_seconds: float | None = None
 
@@ -50,7 +51,7 @@ class Bulkhead:
     @property
     def waiting(self) -> int:
         """Return how many wait for a place."""
-        return sum(map(len, self._lines.values()))
+        return sum(map(self._waiting_of, self._lines))
 
     @asynccontextmanager
     async def place(self, tenant: str | None) -> AsyncIterator[float]:
@@ -89,31 +90,44 @@ class Bulkhead:
             raise self._overloaded()
 
     def _make_room(self, tenant: str | None) -> None:
-        longest = max(self._lines, key=lambda waiting: len(self._lines[waiting]), default=tenant)
-        if len(self._lines.get(longest, ())) < len(self._lines.get(tenant, ())) + 2:
+        longest = max(self._lines, key=self._waiting_of, default=tenant)
+        if self._waiting_of(longest) < self._waiting_of(tenant) + 2:
             raise self._overloaded()
         # Two or more wait there, so the line stays.
-        self._lines[longest].pop().set_result(False)
+        line = self._lines[longest]
+        while (newest := line.pop()).done():
+            pass
+        newest.set_result(False)
+
+    def _waiting_of(self, tenant: str | None) -> int:
+        return sum(not turn.done() for turn in self._lines.get(tenant, ()))
 
     def _abandon(self, tenant: str | None, turn: _Turn) -> None:
         if turn.cancelled():
-            line = self._lines[tenant]
-            line.remove(turn)
-            if not line:
-                del self._lines[tenant]
+            line = self._lines.get(tenant)
+            # Whoever freed a place or made room meanwhile has dropped it.
+            if line and turn in line:
+                line.remove(turn)
+                if not line:
+                    del self._lines[tenant]
         elif turn.result():
             # Cancelled between being given the place and taking it.
             self._leave()
 
     def _leave(self) -> None:
-        if not self._lines:
-            self._running -= 1
+        while self._lines:
+            tenant = next(iter(self._lines))
+            line = self._lines.pop(tenant)
+            while line and line[0].done():
+                line.popleft()
+            if not line:
+                continue
+            turn = line.popleft()
+            if line:
+                self._lines[tenant] = line
+            turn.set_result(True)
             return
-        tenant = next(iter(self._lines))
-        line = self._lines.pop(tenant)
-        line.popleft().set_result(True)
-        if line:
-            self._lines[tenant] = line
+        self._running -= 1
 
     def _learn(self, seconds: float) -> None:
         mean = seconds if self._mean_seconds is None else self._mean_seconds

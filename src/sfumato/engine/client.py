@@ -127,8 +127,12 @@ class ImageClient:
         except asyncio.CancelledError:
             if task.cancelled():
                 raise shutting_down() from None
-            record.abandoned = True
-            presence.leave()
+            if not task.done():
+                record.abandoned = True
+                presence.leave()
+            elif task.exception() is None:
+                # It was ready in the very moment in which the client left.
+                self.keep(task.result(), call=call)
             raise
 
     async def _serve(self, visit: _Visit) -> ImageResult:
@@ -140,6 +144,11 @@ class ImageClient:
                 images = await self._slots.fill(run)
             except ImageError:
                 raise
+            except asyncio.CancelledError:
+                if visit.presence.left:
+                    raise
+                # The client waits still: it is the server that ends.
+                raise shutting_down() from None
             except Exception as error:
                 _log.exception("Request %s failed unexpectedly", call.request_id)
                 raise InternalError(UNEXPECTED) from error
@@ -149,16 +158,19 @@ class ImageClient:
 
     async def _admit(self, visit: _Visit) -> Run:
         """Resolve the wish, and tie it to its ``Idempotency-Key``."""
+        try:
+            # Listed hosts may be slow: fetching counts against the deadline like everything else.
+            async with asyncio.timeout(max(0.0, visit.deadline - self._clock())):
+                return await self._resolve(visit)
+        except TimeoutError:
+            raise out_of_time() from None
+
+    async def _resolve(self, visit: _Visit) -> Run:
         wish, call = visit.wish, visit.call
         policy = self._policy.with_floor(visit.floor)
         if visit.account is not None:
             policy = dataclasses.replace(policy, backend=visit.account.backend)
-        try:
-            # Listed hosts may be slow: fetching counts against the deadline like everything else.
-            async with asyncio.timeout(max(0.0, visit.deadline - self._clock())):
-                inputs = await self._intake.admit(wish)
-        except TimeoutError:
-            raise out_of_time() from None
+        inputs = await self._intake.admit(wish)
         request = resolve(wish, policy, inputs)
         visit.record.describe_request(request, salt=self._hash_salt)
         caller = call.caller or request.tenant or ""
@@ -176,8 +188,10 @@ class ImageClient:
 
     def keep(self, result: ImageResult, *, call: Call) -> None:
         """Hold an answer that did not reach its caller, where the cache will not give it out when it asks again."""
-        request = result.request
-        self._slots.keep_undelivered(request, result.images, caller=call.caller or request.tenant or "")
+        # Under a key they are kept already.
+        if call.idempotency_key is None:
+            request = result.request
+            self._slots.keep_undelivered(request, result.images, caller=call.caller or request.tenant or "")
 
     def refuse(
         self, error: ImageError, *, call: Call, operation: str, model: str | None = None, tenant: str | None = None
@@ -199,7 +213,7 @@ class ImageClient:
     @property
     def accounts(self) -> AccountPool:
         """Return the pool of accounts, for whoever administers it."""
-        return self._slots.attempts.accounts
+        return self._slots.studio.attempts.accounts
 
     def account_states(self) -> tuple[AccountState, ...]:
         """Tell how the accounts are, for gauges."""
@@ -220,8 +234,9 @@ class ImageClient:
             grace_seconds: How long running work may take; what is not done by then is ended.
         """
         self._draining = True
+        stop_at = self._clock() + grace_seconds
         ended = await self._slots.work.drain(grace_seconds)
-        ended += await self._slots.stores.drain(max(_STORE_SECONDS, grace_seconds))
+        ended += await self._slots.stores.drain(max(_STORE_SECONDS, stop_at - self._clock()))
         if ended:
             _log.warning("%d pictures or stores were not finished in time and have been ended.", ended)
         await self._slots.flights.aclose()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from sfumato.engine.supervisor import Supervisor
 
 
 class Lease(Protocol):
@@ -12,6 +15,9 @@ class Lease(Protocol):
     async def release(self) -> None:
         """Give the right back; harmless when it was lost meanwhile."""
         ...
+
+
+_LeaseT = TypeVar("_LeaseT", bound=Lease)
 
 
 class Leases(Protocol):
@@ -60,6 +66,28 @@ async def wait_until_free(
         await sleep(min(pause, remaining))
         pause = min(2 * pause, longest)
     return True
+
+
+async def take(attempt: Coroutine[Any, Any, _LeaseT | None], jobs: Supervisor) -> _LeaseT | None:
+    """Return the lease of *attempt*; should the caller be cancelled meanwhile, it is given back as soon as it is there.
+
+    Args:
+        attempt: Takes a lease, None when somebody else holds it.
+        jobs: Keeps what the caller does not wait for.
+    """
+    taking = jobs.start(attempt)
+    try:
+        await asyncio.wait([taking])
+    except asyncio.CancelledError:
+        jobs.start(_give_back(taking))
+        raise
+    return taking.result()
+
+
+async def _give_back(taking: asyncio.Task[_LeaseT | None]) -> None:
+    lease = await taking
+    if lease is not None:
+        await lease.release()
 
 
 class LocalLeases:

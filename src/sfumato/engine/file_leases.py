@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from sfumato.engine.coordination import wait_until_free
+from sfumato.engine.coordination import take, wait_until_free
+from sfumato.engine.supervisor import Supervisor
 
 _PAUSES_SECONDS = (0.01, 0.1)
 _OPEN = os.O_RDWR | os.O_CLOEXEC
@@ -23,17 +25,19 @@ class FileLease:
     Args:
         path: The file.
         descriptor: Its locked descriptor, closed by `release`.
+        jobs: Keeps a release whose caller was cancelled.
     """
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, jobs: Supervisor) -> None:
         self._path = path
         self._descriptor: int | None = descriptor
+        self._jobs = jobs
 
     async def release(self) -> None:
         """Remove the file and unlock it, in this order: who opened it meanwhile sees that it is gone."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            await to_thread.run_sync(_remove, self._path, descriptor)
+            await asyncio.shield(self._jobs.start(to_thread.run_sync(_remove, self._path, descriptor)))
 
 
 class FileLeases:
@@ -55,6 +59,7 @@ class FileLeases:
         self._directory = directory
         self._clock = clock
         self._sleep = sleep
+        self._jobs = Supervisor()
 
     async def acquire(self, key: str) -> FileLease | None:
         """Lock the file of *key* at once, None when another process (or flight) holds it.
@@ -62,9 +67,7 @@ class FileLeases:
         Raises:
             OSError: The directory cannot be used.
         """
-        path = self._path(key)
-        descriptor = await to_thread.run_sync(_lock, path)
-        return None if descriptor is None else FileLease(path, descriptor)
+        return await take(self._take(self._path(key)), self._jobs)
 
     async def wait(self, key: str, timeout_seconds: float) -> bool:
         """Wait until nobody holds the file of *key*, False when the time passed first.
@@ -82,7 +85,12 @@ class FileLeases:
         )
 
     async def aclose(self) -> None:
-        """Do nothing: a lease is closed by its own release."""
+        """Wait for what was left under way; a lease is closed by its own release."""
+        await self._jobs.settle()
+
+    async def _take(self, path: Path) -> FileLease | None:
+        descriptor = await to_thread.run_sync(_lock, path)
+        return None if descriptor is None else FileLease(path, descriptor, self._jobs)
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{hashlib.sha256(key.encode()).hexdigest()}.lease"
@@ -97,7 +105,7 @@ def _lock(path: Path) -> int | None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):
+            if is_at(path, descriptor):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -123,7 +131,8 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether the file at *path* is the one that *descriptor* has open."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

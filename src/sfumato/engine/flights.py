@@ -1,8 +1,8 @@
 """Running generations by key: one upstream call for any number of identical requests.
 
 Within a process the first request of a key leads and the others wait for its picture. Between processes and hosts the
-leader holds a lease; a leader elsewhere is waited for, and its picture is then found in the cache. Nobody waits for
-ever: with half of the time to the deadline gone, a follower goes on alone.
+leader holds a lease; a leader elsewhere is waited for, and its picture is then found in the cache. A process that holds
+a lease and does nothing is not waited for for ever: with half of the time to the deadline gone, this one goes on alone.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Flight:
         make: Makes the picture.
         keep: Stores the picture that was made; the request does not wait for it, the next one does.
         joined: Called when somebody else's picture is taken.
+        takes: Tells whether an error of somebody else's is this request's as well.
         is_private: Tells whether an error of *make* concerns this request only (its deadline, its own account).
     """
 
@@ -49,6 +50,7 @@ class Flight:
     make: Make
     keep: Keep
     joined: Callable[[], None]
+    takes: Callable[[ImageError], bool]
     is_private: Callable[[ImageError], bool]
 
 
@@ -77,37 +79,30 @@ class Flights:
         Raises:
             ImageError: The leader's error, unless it concerns the leader only; then another leader is elected.
         """
-        patience = self._clock() + (flight.deadline - self._clock()) * _PATIENCE
         while (running := self._running.get(flight.key)) is not None:
-            remaining = patience - self._clock()
-            await asyncio.wait([running], timeout=max(0.0, remaining))
-            if not running.done():
-                return await self._alone(flight)
+            # It has begun, so it is nearer to the picture than whoever would begin now, and its deadline ends it.
+            await asyncio.wait([running])
             outcome = running.result()
             if isinstance(outcome, ImageError):
-                raise copy.copy(outcome)
-            if outcome is not None:
+                if flight.takes(outcome):
+                    raise copy.copy(outcome)
+            elif outcome is not None:
                 flight.joined()
                 return shared(outcome, flight.slot)
-        return await self._lead(flight, patience)
-
-    async def _alone(self, flight: Flight) -> GeneratedImage:
-        made = await flight.make()
-        self._supervisor.start(_keep(flight, made))
-        return made
+        return await self._lead(flight)
 
     async def aclose(self) -> None:
         """Release what the leases hold."""
         await self._leases.aclose()
 
-    async def _lead(self, flight: Flight, patience: float) -> GeneratedImage:
+    async def _lead(self, flight: Flight) -> GeneratedImage:
         outcome: asyncio.Future[GeneratedImage | ImageError | None] = asyncio.get_running_loop().create_future()
         self._running[flight.key] = outcome
         told: GeneratedImage | ImageError | None = None
         made: GeneratedImage | None = None
         lease: Lease | None = None
         try:
-            lease = await self._lease(flight, patience)
+            lease = await self._lease(flight)
             # Whoever led until now, here or elsewhere, has stored it: the first look may have been too early.
             told = await flight.find()
             if told is None:
@@ -135,8 +130,9 @@ class Flights:
             if lease is not None:
                 await self._release(lease)
 
-    async def _lease(self, flight: Flight, patience: float) -> Lease | None:
+    async def _lease(self, flight: Flight) -> Lease | None:
         """Return the lease, or None to go on without: the picture is there, patience is over, or leases do not work."""
+        patience = self._clock() + (flight.deadline - self._clock()) * _PATIENCE
         try:
             while (lease := await self._leases.acquire(flight.key)) is None:
                 free = await self._leases.wait(flight.key, max(0.0, patience - self._clock()))
@@ -161,10 +157,6 @@ class Flights:
             await lease.release()
         except Exception as error:  # noqa: BLE001  # the lease ends with its holder or its time
             _log.warning("A lease could not be released (%s).", type(error).__name__)
-
-
-async def _keep(flight: Flight, made: GeneratedImage) -> None:
-    await flight.keep(made)
 
 
 def shared(image: GeneratedImage, slot: int) -> GeneratedImage:

@@ -13,7 +13,8 @@ from contextvars import Context
 from sfumato.cache.redis import RedisConnection
 from sfumato.cache.redis_scripts import RELEASE, RENEW, lease_key
 from sfumato.cache.store import StoreUnavailableError
-from sfumato.engine.coordination import wait_until_free
+from sfumato.engine.coordination import take, wait_until_free
+from sfumato.engine.supervisor import Supervisor
 
 TTL_SECONDS = 10.0
 _PAUSES_SECONDS = (0.02, 0.25)
@@ -105,6 +106,7 @@ class RedisLeases:
         self._sleep = sleep
         # Weak: whoever was given a lease keeps it, and its renewal keeps it until the release.
         self._held: weakref.WeakSet[RedisLease] = weakref.WeakSet()
+        self._jobs = Supervisor()
 
     async def acquire(self, key: str) -> RedisLease | None:
         """Take the lease of *key* at once, None when somebody else holds it.
@@ -112,13 +114,7 @@ class RedisLeases:
         Raises:
             StoreUnavailableError: Redis is gone or takes no more keys.
         """
-        name, token = lease_key(key), secrets.token_hex(16)
-        taken = await self._connection.execute("SET", name, token, "NX", "PX", _milliseconds(self._ttl_seconds))
-        if not taken:
-            return None
-        lease = RedisLease(self._connection, name, token, ttl_seconds=self._ttl_seconds, sleep=self._sleep)
-        self._held.add(lease)
-        return lease
+        return await take(self._take(lease_key(key)), self._jobs)
 
     async def wait(self, key: str, timeout_seconds: float) -> bool:
         """Wait until the lease of *key* is free; False when *timeout_seconds* passed first.
@@ -141,7 +137,17 @@ class RedisLeases:
 
     async def aclose(self) -> None:
         """Release whatever is still held."""
+        await self._jobs.settle()
         await asyncio.gather(*(lease.release() for lease in list(self._held)))
+
+    async def _take(self, name: str) -> RedisLease | None:
+        token = secrets.token_hex(16)
+        taken = await self._connection.execute("SET", name, token, "NX", "PX", _milliseconds(self._ttl_seconds))
+        if not taken:
+            return None
+        lease = RedisLease(self._connection, name, token, ttl_seconds=self._ttl_seconds, sleep=self._sleep)
+        self._held.add(lease)
+        return lease
 
 
 def _milliseconds(seconds: float) -> int:

@@ -58,8 +58,16 @@ class Run:
     adopted: set[int] = field(default_factory=set)
 
 
-async def prepare(request: ImageRequest) -> Inputs:
-    """Encode the input pictures, and get ready to composite the answer of an edit with a mask."""
+async def prepared(run: Run) -> Inputs:
+    """Return the input pictures, prepared once for all slots and only when a slot needs them."""
+    if not run.request.images:
+        return Inputs()
+    if run.inputs is None:
+        run.inputs = asyncio.create_task(_prepare(run.request))
+    return await asyncio.shield(run.inputs)
+
+
+async def _prepare(request: ImageRequest) -> Inputs:
     edit = None
     if request.mask is not None:
         lossless: Literal["png", "webp"] = "webp" if request.output_format == "webp" else "png"

@@ -168,6 +168,9 @@ class AccountPool:
             usable = self._usable(model)
             usable = [account for account in usable if account not in tried] or usable
             settled = [account for account in usable if not self._is_on_trial(account, model)]
+            if not usable:
+                # Google's own answer is what is wanted; nobody waits for what becomes of a trial.
+                settled = self._without(model)
             if settled:
                 break
             await self._trial_ends(usable, model)
@@ -203,11 +206,11 @@ class AccountPool:
             await self._board.publish(notice)
 
     def has_other(self, model: str, tried: Collection[Account]) -> bool:
-        """Tell whether an account is usable that is not in *tried*."""
+        """Tell whether an account is usable, and not known to lack *model*, that is not in *tried*."""
         return any(account not in tried for account in self._usable(model))
 
     def exhausted(self, model: str) -> ImageError | None:
-        """Return what `acquire` would raise now, None while some account is usable."""
+        """Return what `acquire` would raise now, None while some account can be asked."""
         if not self._accounts:
             return ConfigurationError("No Gemini API key is configured. The operator must set GEMINI_API_KEY.")
         obstacles = [obstacle for account in self._accounts if (obstacle := self._obstacle(account, model))]
@@ -238,6 +241,10 @@ class AccountPool:
 
     def _usable(self, model: str) -> list[Account]:
         return [account for account in self._line if self._obstacle(account, model) is None]
+
+    def _without(self, model: str) -> list[Account]:
+        obstacles = ((account, self._obstacle(account, model)) for account in self._line)
+        return [account for account, obstacle in obstacles if obstacle and obstacle.reason == "unavailable"]
 
     def _obstacle(self, account: Account, model: str) -> CoolingRow | None:
         obstacle = self._table.obstacle(self._identities[account], model)

@@ -6,12 +6,14 @@ Rules of every row:
 - Several refusals of one wave are one strike: strikes grow only where a refusal follows the end of a rest.
 - A row outlives its time, so that the next refusal knows the strikes; the first success after its time removes it.
 - A success during its time proves nothing: that call began before the refusal.
-- Parked accounts and those without billing are tried by one request at a time, the others by whoever comes.
+- Parked accounts, those without billing and those without the model are tried by one request at a time, the others by
+  whoever comes.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -19,8 +21,9 @@ from typing import Literal, Protocol, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sfumato.errors import ImageError, QuotaExhaustedError, RateLimitedError, UpstreamAuthError
+from sfumato.wire.gemini_errors import UNAVAILABLE
 
-CoolingClass: TypeAlias = Literal["per_minute", "shared_capacity", "per_day", "billing", "credentials"]
+CoolingClass: TypeAlias = Literal["per_minute", "shared_capacity", "per_day", "billing", "unavailable", "credentials"]
 
 ALL_MODELS = ""
 PROBE_SECONDS = 600.0
@@ -31,7 +34,7 @@ _LEAST_SECONDS = 1.0
 _PROBE_PATIENCE_SECONDS = 60.0
 # (first, last) of a doubling row, for refusals that name no time. A quota of a minute is whole again after a minute.
 _GROWTH = {"per_minute": (15.0, 60.0), "shared_capacity": (2.0, 60.0)}
-_PROBED = frozenset({"billing", "credentials"})
+_PROBED = frozenset({"billing", "unavailable", "credentials"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,7 @@ class CoolingTable:
     def _seconds(self, row: _Row, told: float | None) -> float:
         """Return how long to rest: the quota's id names the class, RetryInfo the time (OmniRoute #7940)."""
         match row.reason:
-            case "credentials" | "billing":
+            case "credentials" | "billing" | "unavailable":
                 return PROBE_SECONDS
             case "per_day":
                 return _bounded(seconds_to_reset(self._wall_clock()) if told is None else told, _DAY_SECONDS)
@@ -205,15 +208,15 @@ class MinuteWindow:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._calls: list[float] = []
+        self._calls: deque[float] = deque()
 
     def __len__(self) -> int:
-        now = self._clock()
-        self._calls = [at for at in self._calls if now - at < 60.0]
+        self._forget()
         return len(self._calls)
 
     def add(self) -> None:
-        """Count a call that begins now."""
+        """Count a call that begins now, and forget those that are over."""
+        self._forget()
         self._calls.append(self._clock())
 
     def seconds_until_free(self, limit: int) -> float:
@@ -222,6 +225,11 @@ class MinuteWindow:
         if excess < 0:
             return 0.0
         return min(60.0, max(0.0, self._calls[excess] + 60.0 - self._clock()))
+
+    def _forget(self) -> None:
+        now = self._clock()
+        while self._calls and now - self._calls[0] >= 60.0:
+            self._calls.popleft()
 
 
 def cooling_class(error: ImageError) -> CoolingClass | None:
@@ -233,12 +241,17 @@ def cooling_class(error: ImageError) -> CoolingClass | None:
             return "billing" if error.reason == "billing" else "per_day"
         case RateLimitedError():
             return "shared_capacity" if error.reason == "shared_capacity" else "per_minute"
-    return None
+    return "unavailable" if error.reason == UNAVAILABLE else None
 
 
-def why_exhausted(obstacles: Collection[CoolingRow]) -> ImageError:
-    """Return the error of a model that no account serves now, given what keeps each of them from it."""
-    resting = [row for row in obstacles if row.reason != "credentials"]
+def why_exhausted(obstacles: Collection[CoolingRow]) -> ImageError | None:
+    """Return the error of a model that no account serves now, given what keeps each of them from it.
+
+    None where Google offers the model to none: then its own answer tells more.
+    """
+    resting = [row for row in obstacles if row.reason not in ("credentials", "unavailable")]
+    if not resting and any(row.reason == "unavailable" for row in obstacles):
+        return None
     if not resting:
         return UpstreamAuthError(
             "Google refuses every account of this installation. Tell the operator.", reason="all_parked"

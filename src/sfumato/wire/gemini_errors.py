@@ -52,6 +52,8 @@ _EXPLAINED = (
     (re.compile(r"safety_?settings|HARM_CATEGORY_", re.IGNORECASE), "a safety category or threshold is not accepted"),
     (re.compile(r"thought_?signature", re.IGNORECASE), "a picture of the model's own lacks its thought signature"),
 )
+# The reason of errors that are facts about the account: another one may serve the same request.
+UNAVAILABLE = "unavailable"
 _UNEXPLAINED = "it tells no reason that could be passed on. Check the images, the size and the model"
 
 
@@ -85,7 +87,9 @@ def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
     if http_status == 402:
         return QuotaExhaustedError("Google's billing for this account is exhausted.", reason="billing")
     if http_status == 404:
-        return ModelNotFoundError("Google does not offer this model to this account or in this version.", param="model")
+        return ModelNotFoundError(
+            "Google does not offer this model to this account or in this version.", param="model", reason=UNAVAILABLE
+        )
     if http_status == 413:
         return _too_large()
     if http_status in (408, 504):
@@ -164,7 +168,9 @@ def _bad_request(fault: _Fault) -> ImageError:
     if "API_KEY_INVALID" in fault.reasons or _KEY.search(fault.message):
         return _auth(fault)
     if fault.status == "FAILED_PRECONDITION":
-        return ConfigurationError("Google does not serve this model to this account or from this location.")
+        return ConfigurationError(
+            "Google does not serve this model to this account or from this location.", reason=UNAVAILABLE
+        )
     if _TOO_LARGE.search(fault.message):
         return _too_large()
     if _BAD_IMAGE.search(fault.message):
