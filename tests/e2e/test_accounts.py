@@ -115,6 +115,38 @@ async def test_a_refused_key_is_used_once_and_told_once(caplog: pytest.LogCaptur
     assert "key-of-wrong" not in told[0]
 
 
+@pytest.mark.parametrize("fault", ["404", "location"])
+async def test_an_account_without_the_model_costs_a_call_and_no_request(fault: str) -> None:
+    """It answers sooner than the others make pictures: it must not look like the least busy one."""
+    async with accounts({"without": fault, "good": "", "good-too": ""}) as (client, emulator):
+        asked = (ask(client, f"Lamp {number} [[emulator:latency:0.05]]") for number in range(40))
+        answers = [answer.status_code for answer in await asyncio.gather(*asked)]
+        calls = await statuses(emulator)
+
+    assert answers == [200] * 40
+    assert calls.pop(200) == 40
+    assert calls.total() == 1
+
+
+@pytest.mark.parametrize(("fault", "status"), [("404", 404), ("location", 500)])
+@pytest.mark.parametrize("labels", [("only",), ("first", "second")])
+async def test_a_model_that_no_account_has_is_told_as_google_tells_it(
+    fault: str, status: int, labels: tuple[str, ...]
+) -> None:
+    async with accounts(dict.fromkeys(labels, fault)) as (client, emulator):
+        answers = [(await ask(client, f"Lamp {number}")).status_code for number in range(3)]
+        calls = await statuses(emulator)
+
+    assert answers == [status] * 3
+    # Each account once, then one of them per request.
+    assert calls.total() == len(labels) + 2
+
+
+async def test_every_account_is_tried_however_many_have_used_up_their_day() -> None:
+    async with accounts({**{f"spent-{number}": "429-day" for number in range(4)}, "good": ""}) as (client, _):
+        assert (await ask(client, "A lamp")).status_code == 200
+
+
 async def test_the_pictures_of_one_request_spread_over_the_accounts() -> None:
     async with accounts({"north": "", "east": "", "south": "", "west": ""}) as (client, emulator):
         answer = await ask(client, "A lamp [[emulator:latency:0.2]]", n=4)

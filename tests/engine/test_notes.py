@@ -118,7 +118,7 @@ async def until_waiting_for(file: Path) -> None:
     """Wait until somebody waits for the lock of *file*, as Linux tells it."""
     inode = f":{file.stat().st_ino} "
     async with asyncio.timeout(5):
-        while not any("->" in line and inode in line for line in locks()):
+        while not any("->" in line and inode in line for line in locks()):  # noqa: ASYNC110  # the kernel has no event
             await asyncio.sleep(0.001)
 
 

@@ -15,6 +15,7 @@ from sfumato.errors import (
     ConfigurationError,
     ImageError,
     InvalidParameterError,
+    ModelNotFoundError,
     NetworkError,
     NoImageError,
     QuotaExhaustedError,
@@ -33,6 +34,7 @@ FLASH = "gemini-2.5-flash-image"
 LIMITED = RateLimitedError("m", reason="per_minute", retry_after=20.0)
 SPENT = QuotaExhaustedError("m", reason="per_day", retry_after=3600.0)
 UNPAID = QuotaExhaustedError("m", reason="billing")
+LACKING = ModelNotFoundError("m", param="model", reason="unavailable")
 REVOKED = UpstreamAuthError("m", reason="API_KEY_INVALID")
 
 
@@ -452,9 +454,43 @@ async def test_a_request_that_failed_once_goes_where_it_works() -> None:
     assert held == ["c", "c"]
 
 
+async def test_an_account_without_the_model_is_left_alone_for_it_alone() -> None:
+    clock = Clock()
+    accounts = pool("ab", clock)
+    await refuse(accounts, "a", LACKING)
+    assert [await use(accounts) for _ in range(4)] == ["b"] * 4
+    assert await use(accounts, model=FLASH) == "a"
+    await refuse(accounts, "b", LIMITED)
+    assert isinstance(await refused(accounts), RateLimitedError)
+    clock.now += 600
+    assert {await use(accounts) for _ in range(2)} == {"a", "b"}
+
+
+async def test_where_no_account_has_the_model_google_is_asked_and_nobody_else_tried() -> None:
+    """Its answer is what the client is told; by one of those that may be asked at all."""
+    accounts = pool("abc", trial_seconds=5.0)
+    await refuse(accounts, "a", REVOKED)
+    for label in "bc":
+        await refuse(accounts, label, LACKING)
+    assert accounts.exhausted(PRO) is None
+    assert not accounts.has_other(PRO, ())
+    async with asyncio.timeout(1):
+        labels = Counter([(await accounts.acquire(PRO)).label for _ in range(4)])
+    assert labels == {"b": 2, "c": 2}
+    await accounts.report(account("b"), PRO, None)
+    assert await use(accounts) == "b", "it has it now"
+
+
+async def test_calls_that_ask_for_googles_answer_count_as_any_other() -> None:
+    accounts = pool_of([account("a", rpm=2)])
+    for _ in range(2):
+        await use(accounts, LACKING)
+    assert (await refused(accounts)).retry_after == 60.0
+
+
 EVENTS = st.one_of(
-    st.tuples(st.just("call"), st.sampled_from([PRO, FLASH]), st.integers(0, 7)),
-    st.tuples(st.just("end"), st.integers(0, 20), st.integers(0, 7)),
+    st.tuples(st.just("call"), st.sampled_from([PRO, FLASH]), st.integers(0, 8)),
+    st.tuples(st.just("end"), st.integers(0, 20), st.integers(0, 8)),
     st.tuples(st.just("wait"), st.floats(0, 700), st.just(0)),
 )
 OUTCOMES: list[ImageError | None] = [
@@ -462,6 +498,7 @@ OUTCOMES: list[ImageError | None] = [
     LIMITED,
     SPENT,
     UNPAID,
+    LACKING,
     REVOKED,
     RateLimitedError("m", reason="shared_capacity"),
     NetworkError("m"),
@@ -488,7 +525,8 @@ async def _live_through(events: list[tuple[str, Any, int]]) -> None:
             await accounts.report(taken, model, OUTCOMES[number])
         elif kind == "call":
             told = accounts.exhausted(value)
-            assert accounts.has_other(value, ()) == (told is None)
+            # Where no account has the model there is none to go on with, and yet one to ask.
+            assert told is None or not accounts.has_other(value, ())
             if told is None:
                 held.append((await accounts.acquire(value), value))
             else:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 import zoneinfo
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.errors import (
+    ConfigurationError,
     ImageError,
+    ModelNotFoundError,
     QuotaExhaustedError,
     RateLimitedError,
     ServiceUnavailableError,
@@ -58,6 +61,8 @@ def rest(told: CoolingTable, model: str = PRO) -> float | None:
         (QuotaExhaustedError("m", reason="per_day", retry_after=1e12), 86_400.0),
         (QuotaExhaustedError("m", reason="per_day"), 12 * 3600.0),
         (QuotaExhaustedError("m", reason="billing"), 600.0),
+        (ModelNotFoundError("m", reason="unavailable"), 600.0),
+        (ConfigurationError("m", reason="unavailable"), 600.0),
         (UpstreamAuthError("m"), 600.0),
     ],
 )
@@ -82,6 +87,11 @@ def test_how_long_each_class_rests(error: ImageError, seconds: float) -> None:
 )
 def test_the_classes_are_those_of_googles_answers(body: bytes, reason: str) -> None:
     assert cooling_class(parse_error(429, body)) == reason
+
+
+def test_a_model_that_an_account_lacks_is_a_class_of_its_own() -> None:
+    location = b'{"error":{"status":"FAILED_PRECONDITION","message":"User location is not supported for the API use."}}'
+    assert cooling_class(parse_error(400, location)) == cooling_class(parse_error(404, b"{}")) == "unavailable"
 
 
 def test_only_refusals_say_something_of_an_account() -> None:
@@ -141,15 +151,18 @@ def test_other_errors_are_nothing_new() -> None:
     assert rest(told) is None
 
 
-def test_billing_is_tried_by_one_request_at_a_time() -> None:
+@pytest.mark.parametrize(
+    "error", [QuotaExhaustedError("m", reason="billing"), ModelNotFoundError("m", reason="unavailable")]
+)
+def test_what_no_time_is_known_of_is_tried_by_one_request_at_a_time(error: ImageError) -> None:
     clock = Clock()
     told = table(clock)
-    told.refuse("id", PRO, QuotaExhaustedError("m", reason="billing"))
+    told.refuse("id", PRO, error)
     clock.now += 600
     assert rest(told) is None
     told.begin("id", PRO)
     assert rest(told) == 60.0
-    told.refuse("id", PRO, QuotaExhaustedError("m", reason="billing"))
+    told.refuse("id", PRO, error)
     assert rest(told) == 600.0
     clock.now += 600
     told.begin("id", PRO)
@@ -236,3 +249,22 @@ def test_a_window_never_holds_more_than_its_limit_in_any_minute(pauses: list[flo
     for at in calls:
         # A call of exactly a minute ago is over; sums of floats come close to exactly.
         assert sum(at - 60 + 1e-6 < other <= at for other in calls) <= limit
+
+
+def test_a_window_forgets_what_is_over_though_nobody_asks() -> None:
+    class Moment(float):
+        pass
+
+    clock = Clock(0.0)
+    moments: weakref.WeakSet[Moment] = weakref.WeakSet()
+
+    def now() -> float:
+        moment = Moment(clock.now)
+        moments.add(moment)
+        return moment
+
+    window = MinuteWindow(now)
+    for _ in range(1000):
+        clock.now += 1
+        window.add()
+    assert len(moments) == 60

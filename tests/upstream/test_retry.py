@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -51,13 +52,16 @@ def delay(
     error: ImageError,
     *,
     attempt: int = 1,
+    before: Sequence[ImageError] | None = None,
     other_account: bool = False,
     remaining: float = 300.0,
     jitter: float = 0.5,
     policy: RetryPolicy | None = None,
 ) -> float | None:
+    """Ask for the delay after *error*, which *before* came ahead of: so many faults that pass, unless they are told."""
+    failures = [NetworkError("m")] * (attempt - 1) if before is None else before
     return (policy or RetryPolicy()).delay(
-        error, attempt=attempt, other_account=other_account, remaining_seconds=remaining, jitter=jitter
+        [*failures, error], other_account=other_account, remaining_seconds=remaining, jitter=jitter
     )
 
 
@@ -70,7 +74,22 @@ def test_another_account_is_tried_at_once_and_the_same_never(kind: type[ImageErr
     for error in (kind("m"), kind("m", retry_after=0.1)):
         assert delay(error, other_account=True) == 0.0
         assert delay(error, other_account=False) is None
-        assert delay(error, other_account=True, attempt=3) is None
+        # It costs nothing; accounts end before patience does.
+        assert delay(error, other_account=True, before=[error] * 20) == 0.0
+        assert delay(error, other_account=True, policy=RetryPolicy(max_attempts=1)) == 0.0
+
+
+@pytest.mark.parametrize("kind", [ModelNotFoundError, ConfigurationError])
+def test_another_account_is_tried_for_a_model_that_this_one_lacks(kind: type[ImageError]) -> None:
+    assert delay(kind("m", reason="unavailable"), other_account=True) == 0.0
+    assert delay(kind("m", reason="unavailable")) is None
+
+
+def test_refused_accounts_are_not_counted_among_the_attempts() -> None:
+    refusals = [RateLimitedError("m"), UpstreamAuthError("m"), ModelNotFoundError("m", reason="unavailable")]
+    assert delay(ServiceUnavailableError("m"), before=refusals) == 0.25
+    assert delay(ServiceUnavailableError("m"), before=[*refusals, NetworkError("m")]) == 0.5
+    assert delay(ServiceUnavailableError("m"), before=[*refusals, NetworkError("m"), NetworkError("m")]) is None
 
 
 @pytest.mark.parametrize("kind", NEVER)
@@ -91,7 +110,7 @@ def test_passing_faults_wait_longer_each_time(kind: type[ImageError]) -> None:
 @pytest.mark.parametrize("kind", [*BACKOFF, NoImageError])
 def test_another_account_takes_over_at_once_and_then_the_backoff_begins(kind: type[ImageError]) -> None:
     """The second account that meets it tells that the fault is not the account's."""
-    for told in (None, 37.5):
+    for told in (None, 12.5):
         error = kind("m", reason="NO_IMAGE", retry_after=told)
         assert delay(error, other_account=True) == 0.0
         assert delay(error, other_account=True, remaining=0.0) is None
@@ -109,10 +128,17 @@ def test_googles_statuses_are_tried_again_on_the_same_account_or_not(status: int
 
 
 def test_google_s_own_delay_comes_first() -> None:
-    error = ServiceUnavailableError("m", retry_after=37.5)
-    assert delay(error) == 37.5
+    error = ServiceUnavailableError("m", retry_after=12.5)
+    assert delay(error) == 12.5
     # The row's default is for clients; our own backoff is for us.
     assert delay(ServiceUnavailableError("m")) == 0.25
+
+
+def test_a_long_delay_is_the_clients_to_wait() -> None:
+    """Who waits here has a place that others want."""
+    assert delay(ServiceUnavailableError("m", retry_after=20.0)) == 20.0
+    assert delay(ServiceUnavailableError("m", retry_after=20.1)) is None
+    assert delay(ServiceUnavailableError("m", retry_after=20.1), other_account=True) == 0.0
 
 
 def test_nothing_waits_past_the_deadline() -> None:
@@ -126,8 +152,11 @@ def test_nothing_waits_past_the_deadline() -> None:
 @pytest.mark.parametrize("reason", ["NO_IMAGE", "IMAGE_OTHER", "OTHER"])
 def test_no_image_is_tried_once_more(reason: str) -> None:
     error = NoImageError("m", reason=reason)
-    assert delay(error, attempt=1) == 0.25
-    assert delay(error, attempt=2) is None
+    assert delay(error) == 0.25
+    assert delay(error, before=[error]) is None
+    assert delay(error, before=[ServiceUnavailableError("m")]) == 0.5
+    assert delay(error, before=[RateLimitedError("m")]) == 0.25
+    assert delay(error, before=[error, ServiceUnavailableError("m")]) is None
 
 
 @pytest.mark.parametrize("reason", ["TEXT_ONLY", "EMPTY", "MAX_TOKENS", "LANGUAGE", None])
@@ -136,7 +165,7 @@ def test_no_image_for_other_reasons_is_not(reason: str | None) -> None:
 
 
 def test_one_attempt_means_one() -> None:
-    for leaf in leaves():
+    for leaf in {*leaves()} - {*ANOTHER_ACCOUNT}:
         assert delay(leaf("m"), other_account=True, policy=RetryPolicy(max_attempts=1)) is None
 
 
@@ -162,7 +191,7 @@ def test_delays_are_finite_bounded_and_inside_the_deadline(
     wait = delay(error, attempt=attempt, other_account=other_account, remaining=remaining, jitter=jitter, policy=policy)
     if wait is None:
         return
-    assert attempt < 10
+    assert attempt < 10 or leaf in ANOTHER_ACCOUNT
     assert math.isfinite(wait)
-    assert 0 <= wait <= max(20.0, told or 0.0)
+    assert 0 <= wait <= 20.0
     assert wait < remaining or wait == 0.0

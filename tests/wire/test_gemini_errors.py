@@ -147,6 +147,7 @@ def test_other_bad_requests_are_told_in_our_words(message: str, told: str) -> No
 def test_a_location_that_is_not_served_is_configuration() -> None:
     error = parse_error(400, body(400, "FAILED_PRECONDITION", "User location is not supported for the API use."))
     assert isinstance(error, ConfigurationError)
+    assert error.reason == "unavailable"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_too_large_is_told_as_such(status: int, content: bytes) -> None:
 def test_a_missing_model(message: str) -> None:
     error = parse_error(404, body(404, "NOT_FOUND", message))
     assert isinstance(error, ModelNotFoundError)
-    assert error.param == "model"
+    assert (error.param, error.reason) == ("model", "unavailable")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sfumato.engine.presence import Presence
@@ -11,7 +11,7 @@ from sfumato.errors import DeadlineError, ImageError, QuotaExhaustedError, RateL
 from sfumato.images.request import ImageRequest
 from sfumato.telemetry.observer import Operation, OperationRecord, Step
 from sfumato.upstream.accounts import Account, AccountPool, Backend
-from sfumato.upstream.retry import RetryPolicy
+from sfumato.upstream.retry import RetryPolicy, is_of_account
 from sfumato.upstream.transport import GeminiTransport
 from sfumato.wire.gemini import Answer, parse_response
 from sfumato.wire.payload import Pieces
@@ -59,6 +59,23 @@ class Paid:
     account: Account
 
 
+@dataclass(frozen=True, slots=True)
+class _Trail:
+    """The attempts so far, in their order.
+
+    Attributes:
+        tried: Each one's account.
+        failures: What ended each.
+    """
+
+    tried: list[Account] = field(default_factory=list)
+    failures: list[ImageError] = field(default_factory=list)
+
+    def refused(self) -> list[Account]:
+        """List the accounts that cannot answer; the others met faults that may have passed."""
+        return [account for account, failure in zip(self.tried, self.failures, strict=True) if is_of_account(failure)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempts:
     """Call upstream until there is an answer or no hope.
@@ -85,27 +102,33 @@ class Attempts:
             ImageError: The last attempt's error; its ``attempts`` counts them. With every account of the pool out of
                 use it comes at once and tells the soonest time that one is free.
         """
-        tried: list[Account] = []
+        trail = _Trail()
         while True:
-            account = work.account or await self._acquire(work.model, tried)
-            tried.append(account)
+            account = work.account or await self._acquire(work.model, trail)
             work.record.accounts.append(account.label)
-            outcome = await self._attempt(work, account, attempt=len(tried))
+            attempt = len(trail.tried) + 1
+            outcome = await self._attempt(work, account, attempt=attempt)
             if isinstance(outcome, Answer):
                 return Paid(outcome, account)
-            outcome.attempts = len(tried)
-            delay = self._delay(outcome, work, tried)
+            trail.tried.append(account)
+            trail.failures.append(outcome)
+            delay = self._delay(work, trail)
             if delay is None or work.deadline - self.clock() <= _SHORTEST_SECONDS or work.presence.left:
-                raise self._last_word(outcome, work)
+                error = self._last_word(work, trail)
+                error.attempts = attempt
+                raise error
             work.record.retry_count += 1
-            work.operation.retry(outcome, attempt=len(tried), delay_seconds=delay)
+            work.operation.retry(outcome, attempt=attempt, delay_seconds=delay)
             await self.sleep(delay)
 
-    async def _acquire(self, model: str, tried: list[Account]) -> Account:
+    async def _acquire(self, model: str, trail: _Trail) -> Account:
+        avoided = trail.tried
+        if not self.accounts.has_other(model, avoided):
+            avoided = trail.refused() or avoided
         try:
-            return await self.accounts.acquire(model, tried=tried)
+            return await self.accounts.acquire(model, tried=avoided)
         except ImageError as error:
-            error.attempts = max(1, len(tried))
+            error.attempts = max(1, len(trail.tried))
             raise
 
     async def _attempt(self, work: Work, account: Account, *, attempt: int) -> Answer | ImageError:
@@ -145,26 +168,46 @@ class Attempts:
             step.outcome, step.finish_reason, step.response_id = "ok", answer.finish_reason, answer.response_id
             return answer
 
-    def _delay(self, failure: ImageError, work: Work, tried: list[Account]) -> float | None:
+    def _delay(self, work: Work, trail: _Trail) -> float | None:
+        other = work.account is None and self.accounts.has_other(work.model, trail.tried)
         return self.retry.delay(
-            failure,
-            attempt=len(tried),
-            other_account=work.account is None and self.accounts.has_other(work.model, tried),
+            trail.failures if other else self._decisive(work, trail),
+            other_account=other,
             remaining_seconds=work.deadline - self.clock(),
             jitter=self.random(),
         )
 
-    def _last_word(self, failure: ImageError, work: Work) -> ImageError:
+    def _decisive(self, work: Work, trail: _Trail) -> list[ImageError]:
+        """Return the failures up to the one that decides.
+
+        A refused account ends nothing while one is usable that met a fault that may have passed: then that decides.
+        """
+        counted = [failure for failure in trail.failures if not is_of_account(failure)]
+        if counted and work.account is None and self.accounts.has_other(work.model, trail.refused()):
+            return counted
+        return trail.failures
+
+    def _last_word(self, work: Work, trail: _Trail) -> ImageError:
         """Return what to raise: past the request's own deadline that, and for want of accounts when one is free."""
-        if isinstance(failure, DeadlineError) and work.deadline - self.clock() <= _SHORTEST_SECONDS:
-            return out_of_time(attempts=failure.attempts)
-        if work.account is not None or not isinstance(failure, RateLimitedError | QuotaExhaustedError):
+        failure = self._decisive(work, trail)[-1]
+        is_late = work.deadline - self.clock() <= _SHORTEST_SECONDS
+        if isinstance(failure, DeadlineError) and is_late:
+            return out_of_time()
+        if work.account is not None or not is_of_account(failure):
             return failure
+        if self.accounts.has_other(work.model, ()):
+            # One account's quota is no news for a client that another account can serve.
+            return out_of_time() if is_late else _free_again()
         exhausted = self.accounts.exhausted(work.model)
-        if not isinstance(exhausted, RateLimitedError | QuotaExhaustedError):
-            return failure
-        exhausted.attempts = failure.attempts
-        return exhausted
+        return exhausted if isinstance(exhausted, RateLimitedError | QuotaExhaustedError) else failure
+
+
+def _free_again() -> RateLimitedError:
+    return RateLimitedError(
+        "The accounts were refused, and one is free again. Send the request again.",
+        reason="per_minute",
+        retry_after=1.0,
+    )
 
 
 def out_of_time(*, attempts: int = 1) -> DeadlineError:

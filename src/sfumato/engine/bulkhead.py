@@ -38,8 +38,8 @@ class Bulkhead:
         self._queue_size = queue_size
         self._clock = clock
         self._running = 0
-        # Tenants in the order of their turns; nobody's line is ever empty. A task's cancellation cancels its turn at once
-        # and leaves the line a tick later: until then the line holds a turn that is done.
+        # Tenants in the order of their turns; nobody's line is ever empty. A cancelled task's turn is over at once and
+        # leaves its line a tick later: until then the line holds a turn that is done.
         self._lines: dict[str | None, deque[_Turn]] = {}
         self._mean_seconds: float | None = None
 

@@ -90,7 +90,7 @@ def _sweep(directory: Path, now: float) -> None:
 def _remove(path: Path, now: float) -> None:
     """Remove a note that is over, and never a fresh one that was written there meanwhile.
 
-    Whoever removes a file has locked it and found it in its place: of several that saw the same old note one removes it.
+    Whoever removes a file has locked it and found it in its place: of several that saw the old note one removes it.
     """
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -42,7 +42,7 @@ async def finish(
     Raises:
         UpstreamFailureError: The bytes are not a readable picture.
     """
-    picture = await to_thread.run_sync(read_picture, answer.encoded)
+    picture = _glance(answer.encoded) or await to_thread.run_sync(read_picture, answer.encoded)
     if edit is not None:
         picture = await run_pixel_work(functools.partial(_composite, edit, picture))
     elif _wants_transcoding(request, picture, made_as_asked=made_as_asked):
@@ -72,6 +72,20 @@ def read_picture(encoded: Pieces) -> Picture:
         head_bytes = min(total, max(signature.needed_bytes, head_bytes * 4))
     if not isinstance(signature, Signature):
         raise UpstreamFailureError("Gemini answered with an unreadable picture. Send the request again.")
+    return _signed(encoded, signature)
+
+
+def _glance(encoded: Pieces) -> Picture | None:
+    """Return what the first kilobytes tell, None when they do not, or lie on a disk: a thread costs more than that."""
+    if not encoded or not isinstance(encoded[0], bytes | memoryview):
+        return None
+    if len(encoded) > 1 and len(encoded[0]) * 3 // 4 < _HEAD_BYTES:
+        return None
+    signature = read_signature(decode_head(encoded[:1], _HEAD_BYTES))
+    return _signed(encoded, signature) if isinstance(signature, Signature) else None
+
+
+def _signed(encoded: Pieces, signature: Signature) -> Picture:
     width, height = signature.displayed_size
     return Picture(encoded=encoded, mime_type=signature.mime_type, width=width, height=height)
 

@@ -243,15 +243,19 @@ class AccountPool:
         return [account for account in self._line if self._obstacle(account, model) is None]
 
     def _without(self, model: str) -> list[Account]:
-        obstacles = ((account, self._obstacle(account, model)) for account in self._line)
-        return [account for account, obstacle in obstacles if obstacle and obstacle.reason == "unavailable"]
+        return [
+            account
+            for account in self._line
+            if (obstacle := self._obstacle(account, model)) and obstacle.reason == "unavailable"
+        ]
 
     def _obstacle(self, account: Account, model: str) -> CoolingRow | None:
         obstacle = self._table.obstacle(self._identities[account], model)
         window = self._windows.get((account, model))
-        if obstacle is None and account.rpm is not None and window is not None:
+        is_asked = obstacle is None or obstacle.reason == "unavailable"
+        if is_asked and account.rpm is not None and window is not None:
             seconds = window.seconds_until_free(account.rpm)
-            return CoolingRow(model, "per_minute", seconds) if seconds else None
+            return CoolingRow(model, "per_minute", seconds) if seconds else obstacle
         return obstacle
 
     def _is_on_trial(self, account: Account, model: str) -> bool:
