@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -107,16 +109,16 @@ async def test_a_sweep_of_one_process_does_not_take_what_another_has_just_writte
         # The other process is about to replace the note, and has locked the old one.
         fcntl.flock(other, fcntl.LOCK_EX)
         late = asyncio.create_task(FileNotes(tmp_path, clock=lambda: now[0]).write("key", "late", seconds=60))
-        await until_waiting_for(file)
+        await until_waiting_for(other)
         file.unlink()
         file.write_text(f"{now[0] + 60!r} fresh")
     assert await late == "fresh"
     assert file.read_text().endswith(" fresh")
 
 
-async def until_waiting_for(file: Path) -> None:
+async def until_waiting_for(file: BinaryIO) -> None:
     """Wait until somebody waits for the lock of *file*, as Linux tells it."""
-    inode = f":{file.stat().st_ino} "
+    inode = f":{os.fstat(file.fileno()).st_ino} "
     async with asyncio.timeout(5):
         while not any("->" in line and inode in line for line in locks()):  # noqa: ASYNC110  # the kernel has no event
             await asyncio.sleep(0.001)

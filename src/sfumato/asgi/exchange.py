@@ -37,6 +37,7 @@ class Attempt:
         self.seen_status = 0
         self._late: dict[str, Pieces] = {}
         self._on_undelivered: Callable[[], None] | None = None
+        self._closed = False
 
     @property
     def is_late(self) -> bool:
@@ -54,10 +55,13 @@ class Attempt:
 
         Args:
             headers: Its headers.
-            on_undelivered: Called when the client did not get the answer.
+            on_undelivered: Called when the request ends and the client did not get the answer.
         """
         self.headers = headers
-        self._on_undelivered = on_undelivered
+        if self._closed:
+            on_undelivered()
+        else:
+            self._on_undelivered = on_undelivered
 
     def fail(self, error: ImageError, *, seen_status: int) -> None:
         """Note the error that it ended with."""
@@ -68,15 +72,17 @@ class Attempt:
         """Return what *token* stands for, None when it is not of this attempt."""
         return self._late.get(token)
 
-    def undelivered(self) -> None:
-        """Note that the client did not get the answer."""
-        if self._on_undelivered is not None:
-            self._on_undelivered()
-
-    def forget(self) -> None:
-        """Let go of the pictures."""
-        self._late.clear()
+    def deliver(self) -> None:
+        """Note that the client got the whole answer."""
         self._on_undelivered = None
+
+    def close(self) -> None:
+        """Let go of the pictures, and tell who keeps them where the client did not get the answer."""
+        self._closed = True
+        self._late.clear()
+        tell, self._on_undelivered = self._on_undelivered, None
+        if tell is not None:
+            tell()
 
 
 class Exchange:
@@ -101,6 +107,11 @@ class Exchange:
         """Tell whether a handler of ours ran."""
         return bool(self._attempts)
 
+    @property
+    def is_late(self) -> bool:
+        """Tell whether the gateway holds tokens of any attempt."""
+        return any(attempt.is_late for attempt in self._attempts.values())
+
     def begin(self, request_id: str) -> Attempt:
         """Begin an attempt."""
         attempt = Attempt(request_id)
@@ -123,7 +134,7 @@ class Exchange:
         """End it, and let go of every picture: contexts that live longer hold a reference to it."""
         self._open = False
         for attempt in self._attempts.values():
-            attempt.forget()
+            attempt.close()
         self._attempts.clear()
         self.settled = None
 

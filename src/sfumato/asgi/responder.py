@@ -117,8 +117,11 @@ class ImageResponder:
         sending = send_result(self._send, result, request_id=self._call.request_id)
         try:
             await until_gone(sending, self._body.gone())
-        except (ClientDisconnectedError, OSError):
+        except BaseException as error:
+            # Whatever ends it, also a server that ends the requests of clients that left.
             client.keep(result, call=self._call)
+            if not isinstance(error, ClientDisconnectedError | OSError):
+                raise
 
     async def _read_wish(self) -> ImageWish | None:
         """Return what the client asks, None when its model is not ours.

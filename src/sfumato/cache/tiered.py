@@ -30,7 +30,8 @@ class TieredStore:
     def __init__(self, memory: MemoryStore, backend: Store) -> None:
         self._memory = memory
         self._backend = backend
-        self._removals = 0
+        # Counts what ends the truth of a read that is under way.
+        self._changes = 0
 
     async def get(self, key: str) -> bytes | StoredBlob | None:
         """Return the value from memory, else from the backend, and then keep it in memory.
@@ -41,14 +42,17 @@ class TieredStore:
         value: bytes | StoredBlob | None = await self._memory.get(key)
         if value is not None:
             return value
-        removals = self._removals
+        changes = self._changes
         value = await self._backend.get(key)
         # What was removed or stored anew during the read must not be undone by it.
-        if value is not None and removals == self._removals and await self._memory.get(key) is None:
-            kept = await self._memory.set(key, (value,), expires_in=MEMORY_SECONDS)
-            # The copy, where there is one: what has been found good of it is so for the next lookup, too.
-            return (await self._memory.get(key) or value) if kept else value
-        return value
+        if value is None or changes != self._changes:
+            return value
+        kept = await self._memory.set(key, (value,), expires_in=MEMORY_SECONDS)
+        if changes != self._changes:
+            await self._memory.delete(key)
+            return value
+        # The copy, where there is one: what has been found good of it is so for the next lookup, too.
+        return (await self._memory.get(key) or value) if kept else value
 
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         """Store the *value* in the backend and in memory; True when the backend keeps it.
@@ -60,6 +64,7 @@ class TieredStore:
             kept = await self._backend.set(key, value, expires_in=expires_in)
         finally:
             if kept:
+                self._changes += 1
                 lifetime = min(math.inf if expires_in is None else expires_in, MEMORY_SECONDS)
                 await self._memory.set(key, value, expires_in=lifetime)
             else:
@@ -78,7 +83,7 @@ class TieredStore:
         try:
             return await self._backend.clear()
         finally:
-            self._removals += 1
+            self._changes += 1
             await self._memory.clear()
 
     def keys(self) -> AsyncIterator[str]:
@@ -101,5 +106,5 @@ class TieredStore:
             await self._memory.aclose()
 
     async def _forget(self, key: str) -> None:
-        self._removals += 1
+        self._changes += 1
         await self._memory.delete(key)

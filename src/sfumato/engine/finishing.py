@@ -42,7 +42,8 @@ async def finish(
     Raises:
         UpstreamFailureError: The bytes are not a readable picture.
     """
-    picture = _glance(answer.encoded) or await to_thread.run_sync(read_picture, answer.encoded)
+    glanced = _glance(answer.encoded)
+    picture = await to_thread.run_sync(read_picture, answer.encoded) if glanced is None else glanced
     if edit is not None:
         picture = await run_pixel_work(functools.partial(_composite, edit, picture))
     elif _wants_transcoding(request, picture, made_as_asked=made_as_asked):

@@ -20,14 +20,12 @@ __all__ = ["install", "provider"]
 @cache
 def _provider() -> GeminiImageLLM:
     from sfumato.litellm.custom_llm import GeminiImageLLM  # noqa: PLC0415  # litellm costs 5 s: only when it is wanted
-    from sfumato.litellm.hooks import register  # noqa: PLC0415  # the same
 
-    register()
     return GeminiImageLLM()
 
 
 def __getattr__(name: str) -> Any:
-    """Build the provider, and register its hooks, when LiteLLM or a user first names it (PEP 562).
+    """Build the provider, which registers its hooks, when LiteLLM or a user first names it (PEP 562).
 
     LiteLLM 1.106.2 resolves a custom handler by ``getattr(import_module("sfumato.litellm"), "provider")``.
 

@@ -101,7 +101,11 @@ def read_caller(litellm_params: Mapping[str, Any]) -> Caller:
     opaque = _opaque(str(key)) if key else None
     user = told("user_api_key_end_user_id")
     headers = request.get("headers") if isinstance(request, Mapping) else None
-    group_size, model_info = told("model_group_size"), told("model_info")
+    # The router's words stand beside the proxy's: the other bucket is the client's to write.
+    own = next((bucket for bucket in buckets if bucket.get("user_api_key_hash")), None)
+    group_size, model_info = (
+        told(name) if own is None else own.get(name) for name in ("model_group_size", "model_info")
+    )
     return Caller(
         tenant=str(team) if team else opaque,
         key=opaque,

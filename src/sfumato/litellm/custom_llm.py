@@ -48,6 +48,8 @@ class GeminiImageLLM(CustomLLM):
 
     def __init__(self, runtime: Runtime | None = None) -> None:
         super().__init__()
+        # LiteLLM reads its callbacks before it calls a provider: without them the first edit would lose its mask.
+        register()
         self._runtime = runtime or Runtime(export=True)
         self._background = BackgroundLoop(self._runtime.aclose)
         self._late_binding = LateBinding()

@@ -1,7 +1,7 @@
 """Whether LiteLLM gets pictures or tokens for them, which the middleware in front exchanges on the way out.
 
 With tokens LiteLLM copies, validates, logs and compresses nothing of a picture. It gets the pictures where something in
-it may need them: its own cache, a guardrail that looks at answers, a logger of the operator's, an archive of answers.
+it may need them: its own cache, a guardrail that looks at answers, a logger that is not known to do without.
 The rule is cautious: what is lost by pictures is time, what is lost by tokens are pictures.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import litellm
@@ -22,12 +22,23 @@ _log = logging.getLogger("sfumato")
 _IMAGE_CALLS = frozenset({"image_generation", "aimage_generation", "image_edit", "aimage_edit"})
 # Guardrails that see what goes in and never what comes out.
 _BEFORE = frozenset({"pre_call", "during_call", "pre_mcp_call", "during_mcp_call", "realtime_input_transcription"})
-# LiteLLM's loggers that keep whole answers. Its others tell of calls, and cut long texts short.
-_ARCHIVES = frozenset(
-    {"s3", "s3_v2", "gcs_bucket", "gcs_pubsub", "azure_storage", "aws_sqs", "sqs", "generic_api", "dynamodb"}
+# Those of LiteLLM's own callbacks that count, limit, route or cut long texts short (1.106.2, seen 2026-11-22). Any other
+# may send a whole answer on: Langfuse, Arize and Braintrust send pictures, most send what LiteLLM logs, uncut.
+_HARMLESS_MODULES = (
+    *("litellm.router", "litellm.router_strategy", "litellm.router_utils", "litellm.proxy.hooks"),
+    *("litellm.proxy.proxy_server", "litellm.proxy.utils", "litellm.proxy.management_helpers"),
+    *("litellm._service_logger", "litellm.integrations.SlackAlerting", "litellm.integrations.datadog.datadog"),
+    *("litellm.integrations.opentelemetry", "litellm.integrations.prometheus"),
+    *("litellm.integrations.prometheus_services", "litellm.integrations.lago", "litellm.integrations.openmeter"),
+    "sfumato",
 )
-_LITELLM = frozenset({"litellm", "litellm_enterprise"})
-_HOOKS_THAT_SEE_ANSWERS = ("log_success_event", "async_log_success_event", "async_post_call_success_hook")
+_HARMLESS_NAMES = frozenset({"otel", "prometheus", "prometheus_system", "datadog", "lago", "openmeter"})
+_LOGGING_HOOKS = ("log_success_event", "async_log_success_event")
+_HOOKS_THAT_SEE_ANSWERS = (
+    *_LOGGING_HOOKS,
+    *("logging_hook", "async_logging_hook", "async_post_call_success_hook"),
+    *("async_post_call_success_deployment_hook", "async_post_call_response_headers_hook"),
+)
 
 
 class LateBinding:
@@ -71,7 +82,7 @@ def _callback_reason(logging_obj: Any) -> str | None:
         return "LiteLLM's cold storage keeps answers"
     for callback in _callbacks(logging_obj):
         if isinstance(callback, CustomGuardrail):
-            if not _events(callback.event_hook) <= _BEFORE:
+            if not _events(callback.event_hook) <= _BEFORE or _overrides(callback, CustomGuardrail, _LOGGING_HOOKS):
                 return f"the guardrail {callback.guardrail_name or type(callback).__name__} may look at answers"
         elif _sees_answers(callback):
             name = callback if isinstance(callback, str) else getattr(callback, "__name__", type(callback).__name__)
@@ -86,17 +97,19 @@ def _callbacks(logging_obj: Any) -> Iterator[Any]:
 
 def _sees_answers(callback: Any) -> bool:
     if isinstance(callback, str):
-        return callback in _ARCHIVES
-    kind = type(callback)
-    module = kind.__module__ if isinstance(callback, CustomLogger) else getattr(callback, "__module__", kind.__module__)
-    room, *rest = (module or "").split(".")
-    if room == "sfumato":
-        return False
-    if room in _LITELLM:
-        return not _ARCHIVES.isdisjoint(rest)
-    if not isinstance(callback, CustomLogger):
-        return True
-    return any(getattr(kind, name) is not getattr(CustomLogger, name) for name in _HOOKS_THAT_SEE_ANSWERS)
+        return callback not in _HARMLESS_NAMES
+    is_logger = isinstance(callback, CustomLogger)
+    module = type(callback).__module__ if is_logger else getattr(callback, "__module__", None) or ""
+    if any(f"{module}.".startswith(f"{harmless}.") for harmless in _HARMLESS_MODULES):
+        # With another name OpenTelemetry is Arize's or Langfuse's, with pictures in its spans.
+        return getattr(callback, "callback_name", None) not in (None, *_HARMLESS_NAMES)
+    return not is_logger or _overrides(callback, CustomLogger, _HOOKS_THAT_SEE_ANSWERS)
+
+
+def _overrides(callback: Any, base: type[Any], names: Iterable[str]) -> bool:
+    """Tell whether a class between, or the instance itself, has another function under one of *names*."""
+    found = ((getattr(callback, name, None), getattr(base, name, None)) for name in names)
+    return any(getattr(own, "__func__", own) is not inherited for own, inherited in found)
 
 
 def _events(hook: Any) -> set[str]:

@@ -105,14 +105,17 @@ def take(
 ) -> Captured:
     """Take the captured parameters out of what LiteLLM hands to a provider, and leave them there in the open.
 
-    Without the hook (a synchronous call) what LiteLLM lets through is read instead. LiteLLM's loggers then find the
-    parameters where those of any provider stand.
+    Without the hook (a synchronous call) what LiteLLM lets through is read instead; not so for an edit in the proxy,
+    which would lose its mask. LiteLLM's loggers then find the parameters where those of any provider stand.
 
     Args:
         operation: What was called.
         optional_params: The provider's argument; changed in place.
         litellm_params: Where LiteLLM keeps its own parameters of the call.
         logging_obj: LiteLLM's log of the call, which has copied the private key.
+
+    Raises:
+        ConfigurationError: The hook was not called for an edit in the proxy.
     """
     captured = optional_params.pop(PRIVATE_KEY, None)
     details = getattr(logging_obj, "model_call_details", None)
@@ -120,6 +123,12 @@ def take(
         details.pop(PRIVATE_KEY, None)
     if not isinstance(captured, Captured):
         request = litellm_params.get("proxy_server_request")
+        if operation is Operation.EDIT and isinstance(request, Mapping):
+            raise ConfigurationError(
+                "LiteLLM did not call sfumato's hook, and may have dropped a mask. Send the request again. If this "
+                "persists, the operator must look for what replaces LiteLLM's callbacks.",
+                retryable=True,
+            )
         body = request.get("body") if isinstance(request, Mapping) else None
         context = {name: litellm_params.get(name) for name in ("metadata", "litellm_metadata", "proxy_server_request")}
         captured = capture({**optional_params, **(body if isinstance(body, Mapping) else {}), **context}, operation)

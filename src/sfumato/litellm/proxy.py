@@ -17,6 +17,7 @@ from litellm.proxy.proxy_server import app
 
 from sfumato.asgi.middleware import GeminiImageMiddleware
 from sfumato.litellm import provider
+from sfumato.litellm.hooks import register
 
 __all__ = ["app"]
 
@@ -26,6 +27,8 @@ _litellms_lifespan = app.router.lifespan_context
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
     async with _litellms_lifespan(app) as state:
+        # LiteLLM has read config.yaml by now, whose `callbacks` may have replaced ours.
+        register()
         yield state
         # While its event loop still runs, and LiteLLM's own connections do.
         await provider.runtime.aclose()

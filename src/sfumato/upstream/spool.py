@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -142,7 +143,7 @@ class Tab:
         view = memoryview(last)
         self._hold(-size)
         self._spool._pledge(size, view)  # noqa: SLF001  # as above
-        return LiftedString((*pieces[:place], view, *pieces[place + 1 :]), string.escaped)
+        return dataclasses.replace(string, pieces=(*pieces[:place], view, *pieces[place + 1 :]))
 
 
 class _File:

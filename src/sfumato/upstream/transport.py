@@ -21,6 +21,7 @@ from sfumato.wire.lifter import Lifted, Lifter, LiftError
 from sfumato.wire.payload import Pieces, chunks, size_of
 
 _ERROR_BODY_BYTES = 256 * 1024
+_SLICE_BYTES = 16 * 1024
 # How long an answer that has begun may pause.
 STALL_SECONDS = 30.0
 # An injected client's transport may let aiohttp's own errors through, as httpx-aiohttp 0.2.0 does.
@@ -162,8 +163,24 @@ def _chunks_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     # Both are asynchronous generators; httpx declares less.
     if "content-encoding" in response.headers:
         # Somebody between here and Google may compress all the same.
+        response.stream = _Slices(cast("httpx.AsyncByteStream", response.stream))
         return cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
     return cast("AsyncGenerator[bytes, None]", aiter(cast("httpx.AsyncByteStream", response.stream)))
+
+
+class _Slices(httpx.AsyncByteStream):
+    """A body in small parts: a decoder makes up to a thousand times as much of each before anybody can count it."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            for start in range(0, len(chunk), _SLICE_BYTES):
+                yield chunk[start : start + _SLICE_BYTES]
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 async def _stream(body: Pieces) -> AsyncIterator[bytes]:

@@ -32,8 +32,9 @@ BLOCKED_REASONS = frozenset(
 )
 # "You will not be charged for this request": these pass on a repetition often enough to try once.
 RETRIED_REASONS = frozenset({"NO_IMAGE", "IMAGE_OTHER", "OTHER"})
-# Our own word, beside Gemini's.
+# Our own words, beside Gemini's.
 MALFORMED = "MALFORMED_ANSWER"
+LOST = "LOST_ANSWER"
 _PASSING_REASONS = frozenset({"TEXT_ONLY", "EMPTY", "MALFORMED_RESPONSE", "FINISH_REASON_UNSPECIFIED"})
 _DATA_URI = re.compile(rb"data:image/[a-z.+-]+;base64,([A-Za-z0-9+/=]+)")
 
@@ -158,11 +159,15 @@ def parse_response(reply: Lifted) -> Answer:
     Raises:
         SafetyBlockedError: Gemini refused: a refusal is HTTP 200 with a ``finishReason`` or a ``blockReason``.
         NoImageError: No picture and no refusal; ``reason`` is Gemini's word or ``TEXT_ONLY`` or ``EMPTY``.
-        UpstreamFailureError: It is not a generateContent response.
+        UpstreamFailureError: It is not a generateContent response, or cannot be read from disk any more.
     """
     try:
         return _read(_decoder.decode(reply.skeleton), reply)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except OSError:
+        raise UpstreamFailureError(
+            "Gemini's answer could not be read from this installation's disk. Send the request again.", reason=LOST
+        ) from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise UpstreamFailureError(
             "Gemini answered with something that is not a response. Send the request again.", reason=MALFORMED
         ) from None
@@ -228,7 +233,7 @@ def _pick(parts: list[_Part], reply: Lifted) -> tuple[str, Pieces] | None:
     blobs = [(bool(part.thought), part.inline_data) for part in parts if part.inline_data and _filled(part.inline_data)]
     finals = [blob for thought, blob in blobs if not thought] or [blob for _, blob in blobs]
     if finals:
-        return reply.text(finals[-1].mime_type or ""), reply.pieces(finals[-1].data)
+        return reply.text(finals[-1].mime_type or ""), reply.base64(finals[-1].data)
     for part in reversed(parts):
         # Rarely the text holds the picture as a data URI.
         match = _DATA_URI.search(reply.text(part.text).encode()) if part.text and not part.thought else None

@@ -1,18 +1,20 @@
 """Lift long strings out of a JSON body while it arrives: a small skeleton to decode, and pieces as they came.
 
-Sans-IO: `Lifter.feed` takes chunks cut anywhere. A picture's base64 is neither joined nor copied nor looked at byte by
-byte: where it ends is found by searching for a quote.
+Sans-IO: `Lifter.feed` takes chunks cut anywhere. A picture's base64 is neither joined nor copied: where it ends is
+found by searching for a quote, and that it is base64 by decoding each chunk once.
 """
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
+import pybase64
 
-from sfumato.wire.payload import Piece, Pieces, join
+from sfumato.wire.payload import Piece, Pieces, join, size_of
 
 # A string with more bytes than this leaves the skeleton.
 LONG_BYTES = 4096
@@ -25,6 +27,7 @@ _GATHERED_BYTES = 64 * 1024
 # character is lifted too, however short, so the two cannot be confused.
 _MARK = "\x7f"
 _MARKS = (b"\x7f", b"\\u007f", b"\\u007F")
+_BASE64 = string.ascii_letters.encode() + string.digits.encode() + b"+/="
 # Everything up to the next string that is long, cut, has an escape or begins with the mark. The bound on repetitions
 # bounds what the regex engine remembers.
 _PLAIN = re.compile(rb'[^"]*(?:"(?:[^"\\\x7f][^"\\]{0,%d})?"[^"]*){0,256}' % (LONG_BYTES - 1))
@@ -41,10 +44,12 @@ class LiftedString:
     Attributes:
         pieces: Parts of the chunks they came in.
         escaped: Whether JSON escapes stand in them.
+        base64: Whether they are of base64's alphabet, as they stand.
     """
 
     pieces: Pieces
     escaped: bool
+    base64: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +64,30 @@ class Lifted:
     skeleton: bytes
     strings: tuple[LiftedString, ...] = ()
 
-    def pieces(self, value: str) -> Pieces:
-        """Return the UTF-8 of a string that was decoded from the skeleton, as it came where that is what it says.
+    @property
+    def texts_bytes(self) -> int:
+        """Return how much has to be decoded by whoever reads every long string."""
+        return sum(size_of(string.pieces) for string in self.strings if not string.base64)
+
+    def base64(self, value: str) -> Pieces:
+        """Return the base64 that was decoded from the skeleton, as it came where that is what it says.
+
+        It can be put into a JSON string: nothing in it ends one.
 
         Raises:
-            msgspec.MsgspecError, UnicodeError: It is not valid JSON.
+            ValueError: It has characters that base64 has not.
+            msgspec.MsgspecError: It is not valid JSON.
             OSError: A piece that went to disk cannot be read.
         """
-        if not value.startswith(_MARK):
-            return (value.encode(),)
-        string = self.strings[int(value[1:])]
+        string = self.strings[int(value[1:])] if value.startswith(_MARK) else None
+        if string is not None and string.base64:
+            return string.pieces
         # Base64 needs no escapes, but JSON allows them (\/); whether Google ever sends any is not known.
-        return (_unescaped(string.pieces).encode(),) if string.escaped else string.pieces
+        data = self.text(value).encode()
+        if not _is_base64(data):
+            msg = "not base64"
+            raise ValueError(msg)
+        return (data,)
 
     def text(self, value: str) -> str:
         """Return a string that was decoded from the skeleton as what it stands for.
@@ -103,6 +120,7 @@ class Lifter:
         self.movable_bytes = 0
         self._gathered = bytearray()
         self._escaped = False
+        self._base64 = True
         # Whether the string so far ends with a backslash that escapes what comes next.
         self._odd = False
 
@@ -175,13 +193,20 @@ class Lifter:
             if len(self._gathered) < _GATHERED_BYTES:
                 return
             chunk, start, stop = b"", 0, 0
-        if self._gathered:
-            self._pieces.append(bytes(self._gathered))
-            self.movable_bytes += len(self._gathered)
-            self._gathered.clear()
+        self._append_gathered()
         if stop > start:
-            self._pieces.append(chunk if stop - start == len(chunk) else memoryview(chunk)[start:stop])
-            self.movable_bytes += stop - start
+            self._append(chunk if stop - start == len(chunk) else memoryview(chunk)[start:stop])
+
+    def _append_gathered(self) -> None:
+        if self._gathered:
+            self._append(bytes(self._gathered))
+            self._gathered.clear()
+
+    def _append(self, piece: bytes | memoryview) -> None:
+        # While it is at hand: later it may be on disk.
+        self._base64 = self._base64 and _is_base64(piece)
+        self._pieces.append(piece)
+        self.movable_bytes += len(piece)
 
     def _close(self, chunk: bytes, start: int, stop: int) -> None:
         self._inside = False
@@ -193,10 +218,9 @@ class Lifter:
                 return
         else:
             self._keep(chunk, start, stop)
-        if self._gathered:
-            self._pieces.append(bytes(self._gathered))
+        self._append_gathered()
         self._skeleton += b'"%b%d"' % (_MARKS[0], len(self._strings))
-        self._strings.append(LiftedString(tuple(self._pieces), self._escaped))
+        self._strings.append(LiftedString(tuple(self._pieces), self._escaped, self._base64))
         self._forget()
 
     def _forget(self) -> None:
@@ -204,6 +228,7 @@ class Lifter:
         self._n_given_back = self.movable_bytes = 0
         self._gathered.clear()
         self._escaped = False
+        self._base64 = True
 
 
 def lift(body: bytes) -> Lifted:
@@ -215,6 +240,17 @@ def lift(body: bytes) -> Lifted:
     lifter = Lifter()
     lifter.feed(body)
     return lifter.finish()
+
+
+def _is_base64(text: bytes | memoryview) -> bool:
+    """Tell whether *text*, which may be part of one, has base64's characters only."""
+    # Four of them are valid wherever a text is cut. Decoding costs 0.05 ms a megabyte, searching 0.3 (2026-11-22).
+    aligned = max(0, len(text) // 4 * 4 - 4)
+    try:
+        pybase64.b64decode(text[:aligned], validate=True)
+    except ValueError:
+        return False
+    return not bytes(text[aligned:]).translate(None, _BASE64)
 
 
 def _unescaped(pieces: Pieces) -> str:

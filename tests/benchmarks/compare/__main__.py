@@ -80,6 +80,13 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def _write(path: Path, machine: dict[str, Any], rows: dict[str, list[Row]]) -> None:
+    # A line per row, so that two runs can be compared.
+    parts = (f"  {json.dumps(part)}: [\n" + ",\n".join(map(json.dumps, rows[part])) + "\n  ]" for part in rows)
+    joined = ",\n".join(parts)
+    path.write_text(f'{{"machine": {json.dumps(machine)},\n "rows": {{\n{joined}\n }}}}\n')
+
+
 def _show(figures: Figures) -> None:
     table = Table("bar", "promised", "measured", "met")
     for bar in bars(figures):
@@ -135,7 +142,7 @@ def main() -> None:
     figures = Figures(rows)
     _show(figures)
     if options.json and not options.draw:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        _write(options.json, machine, rows)
     if options.chart:
         options.chart.write_text(svg(figures))
     if options.tables:
