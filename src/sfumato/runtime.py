@@ -36,7 +36,7 @@ from sfumato.pictures.inspect import ImageLimits
 from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
 from sfumato.telemetry import configure
 from sfumato.telemetry.logs import RequestLog
-from sfumato.telemetry.observer import Observer, ObserverGroup
+from sfumato.telemetry.observer import NullObserver, NullOperation, Observer, ObserverGroup, Operation, OperationRecord
 from sfumato.upstream.account_file import build_accounts
 from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.cooling import CoolingBoard
@@ -69,8 +69,8 @@ class Runtime:
         self, settings: Settings | None = None, *, observer: Observer | None = None, export: bool = False
     ) -> None:
         self.settings = settings or load_settings()
-        self._observer = observer or _create_observer(self.settings)
-        self._export = export
+        seen_by = observer or _create_observer(self.settings)
+        self._observer = ObserverGroup([_Wiring(), seen_by]) if export else seen_by
         self.accounts = build_accounts(self.settings)
         self._own_prices = _load_prices(self.settings.prices_file)
         self._spool = Spool(self.settings.spool_dir, after_bytes=int(self.settings.spool_after_mb * MEGABYTE))
@@ -169,8 +169,6 @@ class Runtime:
     def _observe(self, client: ImageClient, http: httpx.AsyncClient) -> None:
         from sfumato.telemetry.instrumentation import instrument  # noqa: PLC0415  # it loads OpenTelemetry
 
-        if self._export:
-            configure()
         instrument(http)
         self._observer.watch(client)
 
@@ -194,6 +192,16 @@ class Runtime:
             sleep=asyncio.sleep,
             random=random.random,
         )
+
+
+class _Wiring(NullObserver):
+    """Install OpenTelemetry's SDK at the first request: a client may be built before, for an administrator."""
+
+    def begin(self, record: OperationRecord) -> Operation:
+        """Install it, before others begin a span."""
+        del record
+        configure()
+        return NullOperation()
 
 
 def create_leases(settings: Settings, redis: RedisConnection | None) -> Leases:

@@ -194,11 +194,13 @@ async def test_an_answer_that_is_not_the_attempts_is_left_alone(settled: object,
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("settled", [True, False])
 @pytest.mark.parametrize("case", ["unknown", "misplaced", "compressed", "no json"])
-async def test_a_token_never_reaches_the_client(case: str) -> None:
+async def test_a_token_never_reaches_the_client(case: str, settled: object) -> None:
     async def handler(exchange: Exchange) -> Any:
         attempt, token = late(exchange)
-        exchange.settle(attempt.id)
+        if settled:
+            exchange.settle(attempt.id)
         document = body(token)
         headers = dict(JSON)
         if case == "unknown":
@@ -354,3 +356,82 @@ async def test_no_one_need_decide_who_may_call() -> None:
     app = assisted(None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as http:
         assert (await http.get("/gemini-image/health")).status_code == 200
+
+
+async def ended(answer: Callable[[str, Send], Awaitable[None]], *, hangs_at: int | None = None) -> list[str]:
+    """Run a request that *answer* answers with a token; return who was told that its picture did not arrive.
+
+    Args:
+        answer: The gateway's.
+        hangs_at: At which message of the answer the server ends the request's task, as some do at a disconnect.
+    """
+    told: list[str] = []
+    sent: list[Message] = []
+    stuck = asyncio.Event()
+
+    async def gateway(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        exchange = current_exchange()
+        assert exchange is not None
+        attempt = exchange.begin("req_1")
+        attempt.succeed({}, on_undelivered=lambda: told.append("undelivered"))
+        exchange.settle(attempt.id)
+        await answer(attempt.bind((b"UElDVFVSRQ==",)), send)
+
+    async def receive() -> Message:
+        if not sent and not told:
+            return {"type": "http.request", "body": b"{}"}
+        return await asyncio.Event().wait()  # type: ignore[return-value]  # never
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) == hangs_at:
+            stuck.set()
+            await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "POST", "path": GENERATIONS, "headers": []}
+    serving = asyncio.ensure_future(assisted(gateway)(scope, receive, send))
+    if hangs_at is not None:
+        await stuck.wait()
+        serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    return told
+
+
+async def _plainly(document: bytes, send: Send, status: int = 200) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": document})
+
+
+@pytest.mark.anyio
+async def test_what_arrived_is_not_kept() -> None:
+    assert await ended(lambda token, send: _plainly(body(token), send)) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("hangs_at", [1, 2])
+async def test_a_picture_is_kept_where_the_server_ends_the_request(hangs_at: int) -> None:
+    assert await ended(lambda token, send: _plainly(body(token), send), hangs_at=hangs_at) == ["undelivered"]
+
+
+@pytest.mark.anyio
+async def test_a_picture_is_kept_where_the_gateway_fails_or_loses_it() -> None:
+    async def fail(token: str, send: Send) -> None:
+        raise RuntimeError(token)
+
+    assert await ended(fail) == ["undelivered"]
+    assert await ended(lambda token, send: _plainly(json.dumps({"note": token}).encode(), send)) == ["undelivered"]
+
+
+@pytest.mark.anyio
+async def test_an_answer_may_have_no_headers() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = current_exchange()
+        assert exchange is not None
+        exchange.settle(exchange.begin("req_1").id)
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=assisted(app)), base_url="http://test") as http:
+        assert (await http.post(GENERATIONS)).status_code == 204

@@ -101,9 +101,33 @@ def test_nothing_outlives_the_request() -> None:
     # A context, a logger's queue or a response may still refer to both.
     assert exchange.settled is None
     assert not attempt.is_late
+    assert len(told) == 1
+    told.clear()
     assert kept() is None
-    attempt.undelivered()
-    assert told == []
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_who_keeps_pictures_is_told_once_of_what_was_not_delivered(delivered: object) -> None:
+    told: list[str] = []
+    exchange = Exchange()
+    attempt = exchange.begin("req")
+    attempt.succeed({}, on_undelivered=lambda: told.append("undelivered"))
+    if delivered:
+        attempt.deliver()
+    for _ in range(2):
+        exchange.close()
+        attempt.close()
+
+    assert told == ([] if delivered else ["undelivered"])
+
+
+def test_a_picture_that_comes_after_the_requests_end_is_not_delivered() -> None:
+    told: list[str] = []
+    with exchanging() as exchange:
+        attempt = exchange.begin("req")
+    attempt.succeed({}, on_undelivered=lambda: told.append("undelivered"))
+
+    assert told == ["undelivered"]
 
 
 @pytest.mark.parametrize("name", ["b64_json", "url"])

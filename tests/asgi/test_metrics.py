@@ -54,6 +54,9 @@ async def test_requests_show_in_prometheus_s_format(emulator: Emulator) -> None:
             await http.post("/v1/images/generations", json={"model": body["model"]}, headers=CLIENT)
         ).status_code == 400
         answer = await http.get(PATH, headers=ADMIN)
+        # A picture is stored behind its answer.
+        while not value(answer.text, "gemini_image_cache_size_bytes"):
+            answer = await http.get(PATH, headers=ADMIN)
 
     after = answer.text
     assert answer.headers["content-type"].startswith("text/plain")
@@ -130,6 +133,23 @@ async def test_the_extra_is_named_where_it_is_missing(emulator: Emulator) -> Non
         answer = await http.get(PATH)
     assert answer.status_code == 501
     assert "sfumato[prometheus]" in answer.json()["error"]["message"]
+
+
+async def test_a_disabled_sdk_is_named(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    async with calling(create_app(settings(emulator, metrics_public=True))) as http:
+        answer = await http.get(PATH)
+    assert answer.status_code == 501
+    assert "OTEL_SDK_DISABLED" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("told", "workers"), [("1", 1), ("", 2), ("4", 4)])
+def test_a_worker_of_gunicorn_is_one_of_several_unless_told(
+    monkeypatch: pytest.MonkeyPatch, told: str, workers: int
+) -> None:
+    monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
+    monkeypatch.setenv("WEB_CONCURRENCY", told)
+    assert count_workers() == workers
 
 
 @pytest.mark.parametrize(("told", "workers"), [("1", 1), ("4", 4), ("", 1), ("0", 1), ("many", 1)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -375,3 +376,34 @@ async def test_whose_a_refused_request_is_can_be_told_late(emulator: Emulator) -
         nobody = await http.post(GENERATIONS, json={"prompt": "x"})
     assert nobody.status_code == 299
     assert emulator.calls() == []
+
+
+async def test_a_picture_is_kept_where_the_server_ends_the_request(emulator: Emulator) -> None:
+    """Some servers cancel the request of a client that left, in place of telling so."""
+    body = json.dumps({"model": "gemini-3-pro-image", "prompt": "kept", "cache": {"no-store": True}}).encode()
+    sending = asyncio.Event()
+
+    async def receive() -> Message:
+        if not sending.is_set() and not received:
+            received.append(body)
+            return {"type": "http.request", "body": body}
+        return await asyncio.Event().wait()  # type: ignore[return-value]  # never
+
+    async def send(message: Message) -> None:
+        sending.set()
+        await asyncio.Event().wait()
+
+    received: list[bytes] = []
+    app = behind(Host(), emulator)
+    scope = {"type": "http", "method": "POST", "path": GENERATIONS, "headers": []}
+    serving = asyncio.ensure_future(app(scope, receive, send))
+    await sending.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+
+    async with client(app) as http:
+        again = await http.post(GENERATIONS, content=body)
+    assert again.status_code == 200
+    assert len(emulator.calls()) == 1
+    await app.runtime.aclose()

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.benchmarks.compare.__main__ import write_tables
 from tests.benchmarks.compare.arena import arena, check_all
 from tests.benchmarks.compare.bars import Bar, bars
 from tests.benchmarks.compare.chart import svg
@@ -86,8 +87,17 @@ def test_the_chart_is_an_image_with_what_was_measured(figures: Figures) -> None:
 def test_the_tables_have_a_row_per_cell(figures: Figures) -> None:
     rows = [line for line in markdown(figures).splitlines() if line.startswith("| 8 MB")]
 
-    assert [line.split(" | ")[3:7] for line in rows] == [
-        ["upstream alone", "400", "13.3", "1"],
-        ["sfumato serve", "90", "3", "0.225"],
-        ["LiteLLM native", "30", "1", "0.075"],
+    assert [line.split(" | ")[3:5] for line in rows] == [
+        ["upstream alone", "400 (13.3; 1)"],
+        ["sfumato serve", "90 (3; 0.225)"],
+        ["LiteLLM native", "30 (1; 0.075)"],
     ]
+
+
+def test_tables_go_below_the_mark_of_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Words.\n\n<!-- figures -->\n\nof an earlier run\n")
+
+    write_tables(page, "of this run\n")
+
+    assert page.read_text() == "Words.\n\n<!-- figures -->\n\nof this run\n"

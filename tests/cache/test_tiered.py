@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,25 @@ from tests.cache.contract import CAPACITY_BYTES, TENTH, Clock, StoreContract, co
 
 # Room for one large value: what is older is read from the backend, which so learns of the use.
 TIER_BYTES = 600_000
+
+
+class Held:
+    """A value of the backend that a thread begins to read and does not come to the end of until it may."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.began = threading.Event()
+        self.released = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read(self, start: int, stop: int) -> bytes:
+        self.began.set()
+        assert self.released.wait(10)
+        return self._data[start:stop]
+
+    read_now = read
 
 
 class Backend(MemoryStore):
@@ -60,6 +81,17 @@ class Backend(MemoryStore):
     async def aclose(self) -> None:
         self.closings += 1
         self._fail()
+
+
+class OneValue(MemoryStore):
+    """A store whose reads give one value."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(CAPACITY_BYTES)
+        self._value = value
+
+    async def get(self, key: str) -> Any:
+        return self._value
 
 
 @pytest.fixture
@@ -170,6 +202,20 @@ class TestTheTier:
         backend.released.set()
         assert await reading == b"older"
         assert await store.get("key") == b"newer"
+
+    @pytest.mark.parametrize("change", ["delete", "clear", "set"])
+    async def test_a_change_while_a_value_is_copied_is_not_undone(self, memory: MemoryStore, change: str) -> None:
+        held = Held(b"o" * 300_000)
+        store = TieredStore(memory, OneValue(held))
+        reading = asyncio.ensure_future(store.get("key"))
+        await asyncio.to_thread(held.began.wait, 10)
+        if change == "set":
+            await put(store, "key", b"newer")
+        else:
+            await (store.delete("key") if change == "delete" else store.clear())
+        held.released.set()
+        assert await reading is held
+        assert await memory.get("key") is None
 
     async def test_while_the_backend_fails_memory_serves(self, store: TieredStore, backend: Backend) -> None:
         await put(store, "held", b"value")

@@ -65,6 +65,15 @@ async def test_lookups_are_counted_as_they_happen() -> None:
     assert (cache.vitals.lookups, cache.vitals.hits) == (2, 1)
 
 
+async def test_a_lookup_may_be_counted_by_whoever_knows_what_became_of_it() -> None:
+    cache = ImageCache(CountingStore(), ttl_seconds=60, clock=Clock())
+    await cache.lookup(REQUEST, 0, counted=False)
+    assert cache.vitals.lookups == 0
+    cache.vitals.note_lookup(hit=True)
+    stats = await cache.stats()
+    assert (stats.lookups, stats.hits, stats.misses) == (1, 1, 0)
+
+
 async def test_the_size_is_looked_up_when_a_picture_is_stored_and_not_each_time() -> None:
     store, clock = CountingStore(), Clock()
     cache = ImageCache(store, ttl_seconds=3600, clock=clock)

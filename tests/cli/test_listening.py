@@ -16,7 +16,7 @@ from sfumato.cli.draining import working_seconds
 from sfumato.cli.handshakes import stop_handshakes
 
 APP = """
-import asyncio, sys, threading, time
+import asyncio, atexit, sys, threading, time
 from sfumato.cli.draining import Served
 from sfumato.cli.listening import open_socket, run
 from sfumato.cli.log_config import log_config
@@ -26,6 +26,8 @@ async def app(scope, receive, send):
         await lifespan(receive, send)
     elif scope["path"] == "/block":
         time.sleep(1000)
+    elif scope["path"] == "/export":
+        atexit.register(time.sleep, 1000)
     elif scope["path"] == "/thread":
         threading.Thread(target=time.sleep, args=(1000,)).start()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
@@ -73,9 +75,9 @@ def test_the_last_of_the_grace_period_is_for_closing() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("path", ["/block", "/thread", "/"])
+@pytest.mark.parametrize("path", ["/block", "/thread", "/export", "/"])
 def test_nothing_that_hangs_outlives_the_grace_period(path: str, workers: int, tmp_path: Path) -> None:
-    """A stuck event loop, a thread that does not end, an app that does not close."""
+    """A stuck event loop, a thread that does not end, an exporter that waits at the end, an app that does not close."""
     with running(tmp_path, "hangs" if path == "/" else "", workers=workers) as (url, process):
         with contextlib.suppress(httpx.ReadTimeout):
             httpx.get(f"{url}{path}", timeout=0.5 if path == "/block" else 60)

@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.conftest import Emulator
-from tests.support.proxy import running_proxy
+from tests.support import samples
+from tests.support.proxy import Way, proxy_config, running_proxy
 
 BODY = {"model": "gemini-3-pro-image", "prompt": "The last fox [[emulator:latency:3]]"}
 
@@ -62,3 +63,26 @@ def test_without_the_proxy_extra_it_says_which_to_install(
 
     assert ended.status == 1
     assert "pip install 'sfumato[proxy]'" in ended.err
+
+
+@pytest.mark.parametrize("way", ["plain", "command"])
+def test_the_first_request_of_a_process_may_be_a_masked_edit(emulator: Emulator, tmp_path: Path, way: Way) -> None:
+    config = proxy_config(emulator.url)
+    # Not a list: LiteLLM then replaces the callbacks that are there.
+    config["litellm_settings"]["callbacks"] = "keys.watcher"
+    picture = samples.encoded(samples.noise(64, 48))
+    files = {"image": ("a.png", picture), "mask": ("m.png", samples.mask(64, 48, (0, 0, 8, 8)))}
+    with running_proxy(emulator.url, tmp_path, way=way, config=config) as proxy:
+        answer = httpx.post(
+            f"{proxy.url}/v1/images/edits",
+            headers={"Authorization": "Bearer sk-team-a"},
+            data={"model": "with-defaults", "prompt": "A hat"},
+            files=files,
+            timeout=60,
+        )
+
+    assert answer.status_code == 200, answer.text
+    # The deployment's n, and each time the picture and its mask.
+    assert len(answer.json()["data"]) == len(emulator.calls()) == 2
+    for call in emulator.calls():
+        assert sum("inlineData" in part for part in call["body"]["contents"][0]["parts"]) == 2

@@ -64,7 +64,6 @@ class Bay:
             find=self.find,
             make=self.make,
             keep=self.keep,
-            joined=lambda: None,
             takes=takes or (lambda _: True),
             is_private=is_private or (lambda error: isinstance(error, DeadlineError)),
         )
@@ -254,6 +253,41 @@ async def test_identical_requests_make_one_call_per_slot(emulator: Emulator) -> 
     assert sum(result.cost_usd for result in results) == pytest.approx(
         sum(float(call["cost_usd"]) for call in emulator.calls()), abs=1e-6
     )
+
+
+async def test_lookups_are_counted_once_and_nothing_that_was_counted_is_taken_back(emulator: Emulator) -> None:
+    async with bench(emulator.url) as it:
+        vitals = it.client.cache.vitals
+        requests = [asyncio.create_task(it.make("x [[emulator:latency:0.3;id=counted]]")) for _ in range(2)]
+        while not emulator.calls():  # noqa: ASYNC110  # the emulator is a process, and tells nobody
+            await asyncio.sleep(0)
+        between = (vitals.hits, vitals.misses)
+        await asyncio.gather(*requests)
+        assert between == (0, 0), "what is on its way may become either"
+        assert (vitals.hits, vitals.misses, vitals.lookups) == (1, 1, 2)
+        await it.make("x [[emulator:latency:0.3;id=counted]]")
+        assert (vitals.hits, vitals.misses) == (2, 1)
+        with pytest.raises(SafetyBlockedError):
+            await it.make("[[emulator:block:SAFETY]]")
+        assert (vitals.hits, vitals.misses) == (2, 2)
+
+
+async def test_who_asks_no_cache_looks_nothing_up(emulator: Emulator) -> None:
+    async with bench(emulator.url) as it:
+        await it.make("x", cache={"no-cache": True})
+        assert "cache.lookup" not in it.seen.steps
+        assert it.client.cache.vitals.lookups == 0
+
+
+async def test_who_shares_an_error_made_no_attempts_of_its_own(emulator: Emulator) -> None:
+    async with bench(emulator.url) as it:
+        requests = [it.make("[[emulator:503;times=3;id=shared]]") for _ in range(4)]
+        outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert len(emulator.calls()) == 3
+    assert sorted(record.retry_count for record in it.seen.records) == [0, 0, 0, 2]
+    for outcome in outcomes:
+        assert isinstance(outcome, ImageError)
+        assert (outcome.attempts, outcome.worth_repeating) == (3, False), "it was tried again here, whoever did it"
 
 
 @pytest.mark.parametrize("control", [{"no-cache": True}, {"no-store": True}])

@@ -9,9 +9,11 @@ from typing import Any
 
 import litellm
 import pytest
+from litellm import Router
 from litellm.caching.caching import Cache
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.integrations.langsmith import LangsmithLogger
 from litellm.integrations.opentelemetry import OpenTelemetry
 from litellm.integrations.s3_v2 import S3Logger
 from litellm.types.guardrails import GuardrailEventHooks, Mode
@@ -71,7 +73,16 @@ def test_pictures_are_bound_late_where_nothing_needs_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "callback", ["langfuse", "prometheus", "otel", Teller(), ImageHooks(), instance(OpenTelemetry)]
+    "callback",
+    [
+        "prometheus",
+        "otel",
+        "datadog",
+        Teller(),
+        ImageHooks(),
+        instance(OpenTelemetry),
+        Router.sync_deployment_callback_on_success,
+    ],
 )
 def test_what_tells_of_calls_needs_no_pictures(callbacks: list[Any], callback: Any) -> None:
     callbacks.append(callback)
@@ -83,13 +94,55 @@ def notify(*args: Any) -> None:
     """Stand for an operator's function under `success_callback`."""
 
 
-@pytest.mark.parametrize("callback", ["s3_v2", "gcs_bucket", instance(S3Logger), Keeper(), Checker(), notify])
+def arize() -> Any:
+    """Return OpenTelemetry as LiteLLM builds it for Arize."""
+    logger = instance(OpenTelemetry)
+    logger.callback_name = "arize"
+    return logger
+
+
+def patched() -> Any:
+    """Return an operator's own that is given answers without a class of its own that says so."""
+    logger = Teller()
+    logger.log_success_event = notify  # type: ignore[method-assign]  # what this is about
+    return logger
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        *("s3_v2", "gcs_bucket", "langfuse", "of a later version"),
+        *(instance(S3Logger), instance(LangsmithLogger), arize()),
+        *(Keeper(), Checker(), patched(), notify),
+    ],
+)
 @pytest.mark.parametrize("place", ["callbacks", "success_callback", "_async_success_callback"])
 def test_what_may_look_at_answers_gets_pictures(place: str, callback: Any) -> None:
     getattr(litellm, place).append(callback)
 
     assert not applies()
     assert applies(choice=True), "the operator knows better"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("log_success_event", "async_log_success_event", "logging_hook", "async_logging_hook"),
+        *("async_post_call_success_hook", "async_post_call_success_deployment_hook"),
+        "async_post_call_response_headers_hook",
+    ],
+)
+def test_every_hook_that_is_given_answers_counts(callbacks: list[Any], name: str) -> None:
+    callbacks.append(type("Own", (CustomLogger,), {name: notify, "__module__": "operator"})())
+
+    assert not applies()
+
+
+def test_a_guardrail_that_logs_answers_gets_pictures(callbacks: list[Any]) -> None:
+    kind = type("Own", (CustomGuardrail,), {"async_log_success_event": notify})
+    callbacks.append(kind(guardrail_name="guard", event_hook="pre_call"))
+
+    assert not applies()
 
 
 @pytest.mark.parametrize("name", ["dynamic_success_callbacks", "dynamic_async_success_callbacks"])

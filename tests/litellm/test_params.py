@@ -238,3 +238,10 @@ def test_defaults_stand_under_the_clients_values() -> None:
 def test_a_wrong_default_is_the_operators_fault() -> None:
     with pytest.raises(ConfigurationError, match="safety_threshold"):
         wish(Captured(defaults={"safety_threshold": "MEDUIM"}))
+
+
+def test_an_edit_in_the_proxy_never_goes_on_without_the_hook() -> None:
+    """Its mask would be lost, and the picture billed."""
+    with pytest.raises(ConfigurationError, match="hook"):
+        take(EDIT, {"seed": 1}, proxied({"seed": 1}))
+    assert take(EDIT, {"seed": 1}, {}).fields == {"seed": 1}

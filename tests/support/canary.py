@@ -30,6 +30,7 @@ MARKERS = (PROMPT, STYLE, FILE_NAME, ACCOUNT_KEY, CLIENT_KEY, ADMIN_KEY, BEARER,
 # Statuses of an answer that repeats its request, and ways to repeat it in an answer that is none.
 HOSTILE = ("307", "400", "401", "402", "403", "404", "408", "409", "413", "422", "429", "500", "502", "503", "504")
 HOSTILE_ANSWERS = ("error-200", "block-message", "finish-message", "text-only", "garbage", "headers", "identifiers")
+_OF_ACCOUNTS = frozenset({b"401", b"402", b"403", b"404", b"429"})
 _TRIGGER = re.compile(rb"\[\[hostile:([\w-]+)\]\]")
 
 
@@ -80,6 +81,7 @@ class HostileUpstream:
 
     emulator: ASGIApp
     seen: set[str] = field(default_factory=set)
+    refused: set[bytes] = field(default_factory=set)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on."""
@@ -95,7 +97,10 @@ class HostileUpstream:
         heard = b"\n".join(name + b": " + value for name, value in scope["headers"]) + b"\n" + bytes(body)
         self.seen |= found_in(heard)
         trigger = _TRIGGER.search(body)
-        if trigger is None:
+        # What is said of an account is said once: the next account answers.
+        told = trigger is not None and trigger[1] in _OF_ACCOUNTS and trigger[1] in self.refused
+        self.refused |= {trigger[1]} if trigger else set()
+        if trigger is None or told:
             await self.emulator(scope, _replaying(bytes(body), receive), send)
         else:
             status, headers, answer = _hostile(trigger[1].decode(), heard.decode(errors="replace"))

@@ -23,9 +23,18 @@ from tests.support.proxy import proxy_config, running_proxy
 from tests.support.redis_server import free_port
 
 MODEL = "gemini-3-pro-image"
+_REFUSED_STATUSES = ("401", "402", "403", "404", "429")
+# A model is refused by every account before its client is told why; refused keys are refused for all models.
+_ALL_REFUSED = (
+    ("gemini-3.1-flash-image", "429"),
+    ("gemini-3.1-flash-lite-image", "429-day:60"),
+    ("gemini-2.5-flash-image", "location"),
+    ("gemini-2.5-flash-image", "404"),
+    (MODEL, "403"),
+)
 # Enough for every refused key of the list to have others after it.
-ACCOUNTS = 80
-_REFUSED_KEYS = ("invalid-key", "401", "403", "leaked-key", "location")
+ACCOUNTS = 24
+_REFUSED_KEYS = ("invalid-key", "401", "403", "404", "leaked-key", "location")
 _THREADS = 6
 _HOST_APP = """
 import logging
@@ -152,6 +161,7 @@ def in_litellm(upstream: str, receiver: Receiver, directory: Path) -> Iterator[D
     (directory / "canaries.py").write_text(_PROXY_KEYS)
     config = proxy_config(upstream)
     config["general_settings"]["custom_auth"] = "canaries.authorize"
+    config["model_list"] += [_deployment(model) for model in dict(_ALL_REFUSED)]
     variables = environment(upstream, receiver, directory / "cache") | {"LITELLM_LOG": "INFO"}
     with running_proxy(upstream, directory, config=config, environment=variables) as proxy:
         yield Door(proxy.url, directory / "cache", [proxy.log, directory / "others.log"])
@@ -163,6 +173,7 @@ def in_assisted_litellm(upstream: str, receiver: Receiver, directory: Path) -> I
     (directory / "canaries.py").write_text(_PROXY_KEYS)
     config = proxy_config(upstream)
     config["general_settings"]["custom_auth"] = "canaries.authorize"
+    config["model_list"] += [_deployment(model) for model in dict(_ALL_REFUSED)]
     variables = environment(upstream, receiver, directory / "cache") | {"LITELLM_LOG": "DEBUG"}
     with running_proxy(upstream, directory, way="command", config=config, environment=variables) as proxy:
         yield Door(proxy.url, directory / "cache", [directory / "others.log"], [proxy.log])
@@ -174,6 +185,10 @@ DOORS = {
     "litellm": in_litellm,
     "litellm-assisted": in_assisted_litellm,
 }
+
+
+def _deployment(model: str) -> dict[str, Any]:
+    return {"model_name": model, "litellm_params": {"model": f"gemini-image/{model}"}}
 
 
 def knock(door: Door) -> None:
@@ -202,7 +217,7 @@ def _wishes() -> dict[str, dict[str, Any]]:
     """Return requests that go upstream, by label; those with a picture are edits."""
     faults = [f"[[emulator:{name}]]" for name in SWITCHES if name not in _REFUSED_KEYS and not name.startswith("429")]
     hostile = (*canary.HOSTILE, *canary.HOSTILE_ANSWERS)
-    faults += [f"[[hostile:{kind}]]" for kind in hostile if kind not in {"401", "402", "403", "429"}]
+    faults += [f"[[hostile:{kind}]]" for kind in hostile if kind not in _REFUSED_STATUSES]
     wishes: dict[str, dict[str, Any]] = {"success": _body(""), "repeated": _body(""), "several": _body("", n=2)}
     wishes["success, edit"] = _body("", edit=True)
     wishes["success, mask"] = _body("", edit=True, mask=True)
@@ -214,13 +229,14 @@ def _wishes() -> dict[str, dict[str, Any]]:
 
 
 def _refused_keys() -> dict[str, dict[str, Any]]:
-    """Return requests that cool or park the accounts that they meet."""
-    quotas = [f"[[emulator:{name}]]" for name in SWITCHES if name.startswith("429")] + [
-        "[[hostile:429]]",
-        "[[hostile:402]]",
-    ]
-    refused = [f"[[emulator:{name}]]" for name in _REFUSED_KEYS] + ["[[hostile:401]]", "[[hostile:403]]"]
-    return {fault: _body(fault) for fault in (*quotas, *refused)}
+    """Return requests that cool or park accounts: one account each, and at last all of them, model by model."""
+    quotas = [name for name in SWITCHES if name.startswith("429")]
+    emulated = [f"[[emulator:{name};times=1]]" for name in (*quotas, *_REFUSED_KEYS)]
+    faults = [*emulated, *(f"[[hostile:{status}]]" for status in _REFUSED_STATUSES)]
+    alone = {fault: _body(fault, model=_ALL_REFUSED[0][0]) for fault in faults}
+    for model, name in _ALL_REFUSED:
+        alone[f"all {name}"] = _body(f"[[emulator:{name}]]", model=model)
+    return alone
 
 
 def _wrong() -> dict[str, dict[str, Any]]:

@@ -6,10 +6,11 @@ import logging
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import NoOpTracer, NoOpTracerProvider
 
 from sfumato.errors import NoImageError
-from sfumato.telemetry.observer import Call, OperationRecord, Step
+from sfumato.telemetry.observer import Call, Charge, OperationRecord, Step
 from sfumato.telemetry.otel import OtelObserver
 from tests.telemetry.conftest import Telemetry
 
@@ -54,6 +55,24 @@ def test_a_record_that_cannot_be_counted(telemetry: Telemetry, caplog: pytest.Lo
     operation.end()
     assert worked
     assert caplog.records
+
+
+class BrokenProcessor(SpanProcessor):
+    def on_end(self, span: ReadableSpan) -> None:
+        raise RuntimeError("broken")
+
+
+def test_a_span_processor_that_fails_loses_no_counts(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:
+    telemetry.tracer_provider.add_span_processor(BrokenProcessor())
+    operation = telemetry.observer.begin(OperationRecord(call=Call(request_id="r"), charges=[Charge("first", 0.5)]))
+    with operation.step(Step(name="attempt", account="first", outcome="ok")):
+        pass
+    operation.end()
+    points = telemetry.points()
+    assert points["gemini_image.account.requests"][0][1] == 1
+    assert points["gemini_image.requests"][0][1] == 1
+    assert points["gemini_image.cost"][0][1] == 0.5
+    assert "Telemetry failed" in caplog.text
 
 
 def test_a_client_that_cannot_be_watched(telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:

@@ -142,7 +142,8 @@ def test_an_error_of_ours() -> None:
     error = RateLimitedError("m")
     error.attempts = 3
     ended = run(error)
-    assert (ended.error, ended.status_code, ended.retry_count) == (error, 429, 2)
+    assert (ended.error, ended.status_code) == (error, 429)
+    assert ended.retry_count == 0, "they may be another request's, which shares its error"
 
 
 def test_an_unexpected_error_is_internal_and_its_text_is_not_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -28,7 +29,7 @@ IDLE = "ProxyTracerProvider _ProxyMeterProvider"
 WIRED = "TracerProvider MeterProvider"
 
 
-def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, *, timeout_seconds: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -36,7 +37,7 @@ def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=timeout_seconds,
     )
 
 
@@ -50,6 +51,13 @@ def test_traces_and_metrics_arrive(protocol: str, ending: str) -> None:
         assert (span.name, span.kind, span.service) == ("generate_content gemini-3-pro-image", "CLIENT", "sfumato")
         counted = {point.name: point.value for point in receiver.points if point.scope == "sfumato"}
         assert counted["gemini_image.requests"] == 1
+
+
+def test_a_collector_that_never_answers_does_not_keep_the_process() -> None:
+    """It takes the connection, and that is all; OpenTelemetry's own handlers wait for it for half a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        run(REQUEST, timeout_seconds=9, OTEL_EXPORTER_OTLP_ENDPOINT=url)
 
 
 def test_one_signal_can_be_asked_for_alone() -> None:

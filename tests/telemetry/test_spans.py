@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode, format_span_id, format_trace_id
 
 from sfumato.errors import DeadlineError, ModelNotFoundError, RateLimitedError, SafetyBlockedError
 from sfumato.images.request import Usage
 from sfumato.telemetry import names
 from sfumato.telemetry.observer import Call, Charge, OperationRecord, Step, note_refusal, private_hash
+from sfumato.telemetry.otel import OtelObserver
 from tests.telemetry.conftest import Telemetry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -215,6 +217,14 @@ def test_the_log_is_told_the_span(telemetry: Telemetry) -> None:
     span = telemetry.span()
     assert span.context
     assert (made.trace_id, made.span_id) == (format_trace_id(span.context.trace_id), id_of(span))
+
+
+def test_the_log_is_told_no_span_that_nobody_records(telemetry: Telemetry) -> None:
+    call = Call(request_id="r", traceparent=f"00-{TRACE}-{PARENT}-01")
+    for provider in (NoOpTracerProvider(), TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)):
+        made = OperationRecord(call=call)
+        OtelObserver(tracer_provider=provider, meter_provider=telemetry.meter_provider).begin(made).end()
+        assert (made.trace_id, made.span_id) == (TRACE, None)
 
 
 class TestParents:

@@ -13,7 +13,9 @@ import pytest
 from anyio import to_thread
 
 from sfumato.engine.finishing import read_picture
-from sfumato.upstream.spool import Spool
+from sfumato.errors import UpstreamFailureError
+from sfumato.upstream.spool import Spool, Spooled
+from sfumato.upstream.transport import read_answer
 from sfumato.wire.gemini import Answer, parse_response
 from sfumato.wire.lifter import Lifted, Lifter
 from sfumato.wire.payload import chunks, raw_bytes, size_of, spans
@@ -211,3 +213,16 @@ async def test_a_file_cut_short_is_a_fault_and_never_a_shorter_picture(tmp_path:
     assert blob.read(0, 10) == text_of(4)[:10]
     with pytest.raises(OSError, match="shorter"):
         blob.read(0, 2000)
+
+
+async def test_text_that_cannot_be_read_from_disk_any_more_is_an_answer_that_is_lost(tmp_path: Path) -> None:
+    reply = await read(Spool(tmp_path, after_bytes=0), document(b"A\\/" + text_of(3)))
+    (string,) = reply.strings
+    spooled = next(piece for piece in string.pieces if not isinstance(piece, bytes | memoryview))
+    assert isinstance(spooled, Spooled)
+    os.ftruncate(spooled._file.descriptor, 0)
+
+    with pytest.raises(UpstreamFailureError) as caught:
+        await read_answer(reply)
+
+    assert (caught.value.retryable, caught.value.reason) == (True, "LOST_ANSWER")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import io
 import json
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,7 +35,7 @@ from sfumato.errors import (
 )
 from sfumato.upstream.accounts import Account
 from sfumato.upstream.spool import Spool
-from sfumato.upstream.transport import GeminiTransport, create_http_client
+from sfumato.upstream.transport import GeminiTransport, create_http_client, read_answer
 from sfumato.wire.gemini import parse_response
 from sfumato.wire.lifter import Lifted, lift
 from sfumato.wire.payload import join
@@ -630,6 +632,41 @@ async def test_an_answer_that_is_compressed_all_the_same_is_read() -> None:
         return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=Parts((zipped[:5], zipped[5:])))
 
     assert (await generate(handler)).skeleton == b'{"a":"b"}'
+
+
+async def test_a_compressed_answer_is_refused_before_it_has_grown() -> None:
+    zipped = gzip.compress(b'["' + b"A" * 300_000_000)
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=Parts((zipped,)))
+
+    tracemalloc.start()
+    try:
+        error = await failed(handler, max_response_bytes=1_000_000)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (type(error), error.retryable) == (UpstreamFailureError, False)
+    assert most < 60_000_000
+
+
+async def test_long_texts_are_read_beside_the_event_loop() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    text = b"data:image/png;base64," + base64.b64encode(bytes(3_000_000))
+    reply = lift(b'{"candidates":[{"content":{"parts":[{"text":"%b"}]}}]}' % text)
+    counting = asyncio.ensure_future(count())
+    answer = await read_answer(reply)
+    counting.cancel()
+
+    assert join(answer.encoded) == text[22:]
+    assert turns > 0
 
 
 async def test_an_answer_of_small_things_without_end_is_refused() -> None:

@@ -355,6 +355,14 @@ def test_a_thought_s_text_is_not_a_picture() -> None:
         parse(answer({"text": f"data:image/png;base64,{PICTURE}", "thought": True}))
 
 
+@pytest.mark.parametrize("length", [100, 9_000])
+@pytest.mark.parametrize("stray", ['"}],"injected":[{"x":"', "\n", "\\", "-_"])
+def test_what_is_no_base64_never_gets_into_an_answer(length: int, stray: str) -> None:
+    with pytest.raises(UpstreamFailureError) as caught:
+        parse(answer(image("A" * length + stray + "A" * length)))
+    assert caught.value.reason == "MALFORMED_ANSWER"
+
+
 def test_escapes_in_base64_are_undone() -> None:
     for data in (PICTURE, LONG):
         body = json.dumps(answer(image(data))).replace("/", "\\/").replace("=", "\\u003d").encode()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from itertools import pairwise
 from typing import Any
@@ -145,7 +146,6 @@ def test_a_string_that_looks_like_a_stand_in_is_itself(text: str, spelled: bytes
     reply = lift(body)
     first, second = msgspec.json.decode(reply.skeleton)
     assert reply.text(first) == text
-    assert b"".join(chunks(reply.pieces(first))) == text.encode()
     assert reply.text(second) == LONG
 
 
@@ -198,12 +198,34 @@ def test_large_parts_can_be_taken_and_replaced_string_by_string() -> None:
 
 
 def test_escapes_are_undone_when_somebody_asks() -> None:
-    body = b'["%b\\/\\u003d\\"%b"]' % (LONG.encode(), LONG.encode())
+    body = b'["%b\\/%b\\u003d"]' % (LONG.encode(), LONG.encode())
     reply = lift(body)
     (value,) = msgspec.json.decode(reply.skeleton)
     assert reply.strings[0].escaped
-    assert reply.pieces(value) == (f'{LONG}/="{LONG}'.encode(),)
-    assert reply.text(value) == f'{LONG}/="{LONG}'
+    assert reply.base64(value) == (f"{LONG}/{LONG}=".encode(),)
+    assert reply.text(value) == f"{LONG}/{LONG}="
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, LONG_BYTES, LONG_BYTES + 1, 70_001])
+@pytest.mark.parametrize("place", [0, 1, 2, -3, -2, -1])
+@pytest.mark.parametrize("stray", [b"\n", b"\x00", b" ", b"-", b"\xc3\xa9", b'\\"', b"\\n", b"\\u0022"])
+@pytest.mark.parametrize("step", [5_000, 100_000])
+def test_what_would_break_a_json_string_is_no_base64(length: int, place: int, stray: bytes, step: int) -> None:
+    text = b"A" * length
+    reply = lifted(cut(b'["%b","%b%b%b"]' % (text, text[:place], stray, text[place:]), [step]))
+    # Control characters of the skeleton are msgspec's to refuse.
+    with pytest.raises((ValueError, msgspec.MsgspecError)):
+        reply.base64(msgspec.json.decode(reply.skeleton)[1])
+
+
+@given(st.binary(max_size=200_000), places)
+@settings(deadline=None, max_examples=50)
+def test_base64_is_base64_however_it_is_cut(data: bytes, where: list[int]) -> None:
+    text = base64.b64encode(data)
+    reply = lifted(cut(b'["%b"]' % text, where))
+    (value,) = msgspec.json.decode(reply.skeleton)
+    assert b"".join(chunks(reply.base64(value))) == text
+    assert reply.texts_bytes == 0
 
 
 def test_a_skeleton_has_a_limit() -> None:

@@ -20,6 +20,7 @@ from sfumato.errors import ImageError, InternalError
 from sfumato.runtime import Runtime
 from sfumato.setting_types import Labelled
 from sfumato.telemetry.exposition import Exposition, process_exposition
+from sfumato.telemetry.sdk import is_disabled
 
 _PATH = f"{OWN_PREFIX}metrics"
 _NOT_AVAILABLE = {"type": "server_error", "param": None, "code": "not_available"}
@@ -28,6 +29,7 @@ _ONE_OF_SEVERAL = (
     "This process is one of several workers, and speaks for itself only. Push metrics with OTLP instead: set "
     "OTEL_EXPORTER_OTLP_ENDPOINT. If it is the only one, set WEB_CONCURRENCY=1."
 )
+_DISABLED = "OTEL_SDK_DISABLED=true switches all metrics off, these too. Unset it."
 _log = logging.getLogger("sfumato")
 
 
@@ -37,7 +39,7 @@ class MetricsRoute:
     Args:
         runtime: Gives the admin key, and counts.
         workers: How many processes serve; by default told by `WEB_CONCURRENCY`, else guessed: a process that
-            multiprocessing started is one of several, as uvicorn's workers are.
+            multiprocessing started is one of several, as uvicorn's workers are, and so is one of gunicorn's.
         find_exposition: Gives what is shown, None where the extra is missing.
     """
 
@@ -66,8 +68,8 @@ class MetricsRoute:
             if self._authorize is not None and not self._public:
                 await self._authorize(request)
             exposition = self._find_exposition()
-            if self._workers > 1 or exposition is None:
-                message = _ONE_OF_SEVERAL if self._workers > 1 else _NO_EXTRA
+            if self._workers > 1 or exposition is None or is_disabled():
+                message = _ONE_OF_SEVERAL if self._workers > 1 else _DISABLED if is_disabled() else _NO_EXTRA
                 await send_json(send, 501, {"error": {**_NOT_AVAILABLE, "message": message}})
                 return
             body, content_type = await to_thread.run_sync(exposition.render, request.headers.get("accept", ""))
@@ -86,4 +88,7 @@ def count_workers() -> int:
     told = os.environ.get("WEB_CONCURRENCY", "")
     if told.isdigit() and int(told) > 0:
         return int(told)
+    # gunicorn sets it for its workers (23.0, arbiter.py); its `-w` stands in no variable.
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+        return 2
     return 1 if multiprocessing.parent_process() is None else 2

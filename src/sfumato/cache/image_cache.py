@@ -116,26 +116,27 @@ class ImageCache:
         ttl = self._ttl_seconds if control.ttl_seconds is None else control.ttl_seconds
         return ttl if self.enabled and not control.no_store and 0 < ttl < math.inf else None
 
-    async def lookup(self, request: ImageRequest, slot: int, *, again: bool = False) -> GeneratedImage | None:
+    def asks(self, request: ImageRequest) -> bool:
+        """Tell whether *request* looks for its pictures here: not with ``no_cache``, nor where nothing is stored."""
+        return self.enabled and not request.cache_control.no_cache
+
+    async def lookup(self, request: ImageRequest, slot: int, *, counted: bool = True) -> GeneratedImage | None:
         """Return the stored picture with its age, or None; large ones stay where they are stored until they are sent.
 
-        ``no_cache`` answers None without asking the store, and counts as no lookup.
+        Where `asks` says no, the answer is None without asking the store, and counts as no lookup.
 
         Args:
             request: What is asked for.
             slot: Which of the n pictures.
-            again: The request looked already, and missed: a second look is not counted as a lookup of its own.
+            counted: Count the hit or miss; False where the caller notes in `vitals` what became of the picture, which
+                may come of a second look, or of another request that is making it.
         """
-        if not self.enabled or request.cache_control.no_cache:
+        if not self.asks(request):
             return None
-        self.vitals.lookups += not again
         image = await self._attempt("lookup", self._find(request, slot))
-        self.vitals.hits += image is not None
+        if counted:
+            self.vitals.note_lookup(hit=image is not None)
         return image
-
-    def count_shared(self) -> None:
-        """Count as a hit that a lookup which missed was given a picture that another request was making."""
-        self.vitals.hits += 1
 
     async def store(self, request: ImageRequest, image: GeneratedImage) -> bool:
         """Store a fresh picture under its slot; True when it is kept.

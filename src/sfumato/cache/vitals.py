@@ -13,19 +13,31 @@ class CacheVitals:
     """Counts since the process began.
 
     Attributes:
-        lookups: Hits and misses; bypassed lookups do not count.
+        hits, misses: What became of the pictures that were looked for; bypassed lookups do not count. They only grow.
         evictions: Pictures pushed out for room by this process, as of the last look at the store.
         faults: Faults by operation and reason; a lookup's fault is a miss as well.
         size_bytes: What the store holds, as of the last look at it; None when that is not known.
         capacity_bytes: The store's budget, None when it has none of its own or that is not known.
     """
 
-    lookups: int = 0
     hits: int = 0
+    misses: int = 0
     evictions: int = 0
     faults: dict[tuple[str, str], int] = field(default_factory=dict)
     size_bytes: int | None = None
     capacity_bytes: int | None = None
+
+    @property
+    def lookups(self) -> int:
+        """Add up hits and misses."""
+        return self.hits + self.misses
+
+    def note_lookup(self, *, hit: bool) -> None:
+        """Count what became of a picture that was looked for."""
+        if hit:
+            self.hits += 1
+        else:
+            self.misses += 1
 
     @property
     def fault_count(self) -> int:

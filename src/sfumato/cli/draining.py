@@ -75,6 +75,9 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
+        # The last of the interpreter's work knows no handlers, and the alarm would be a crash. Registered before whatever
+        # requests register, this comes after it: the alarm may have to cut that off.
+        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         await super().startup(sockets)
         if self.started:
             self._on_start()
@@ -93,8 +96,6 @@ class DrainingServer(uvicorn.Server):
             # Whatever still runs then: a thread cannot be cancelled, and a stuck event loop cannot be asked.
             signal.signal(signal.SIGALRM, _cut_off)
             signal.setitimer(signal.ITIMER_REAL, self._bound_seconds)
-            # The last of the interpreter's work knows no handlers, and the alarm would be a crash.
-            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

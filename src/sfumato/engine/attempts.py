@@ -12,8 +12,8 @@ from sfumato.images.request import ImageRequest
 from sfumato.telemetry.observer import Operation, OperationRecord, Step
 from sfumato.upstream.accounts import Account, AccountPool, Backend
 from sfumato.upstream.retry import RetryPolicy, is_of_account
-from sfumato.upstream.transport import GeminiTransport
-from sfumato.wire.gemini import Answer, parse_response
+from sfumato.upstream.transport import GeminiTransport, read_answer
+from sfumato.wire.gemini import Answer
 from sfumato.wire.payload import Pieces
 
 _SHORTEST_SECONDS = 0.001
@@ -161,7 +161,7 @@ class Attempts:
         with work.operation.step(step):
             try:
                 reply = await self.transport.generate(account, work.model, body, timeout_seconds=timeout)
-                answer = parse_response(reply)
+                answer = await read_answer(reply)
             except ImageError as error:
                 step.error, step.outcome = error, error.code
                 raise

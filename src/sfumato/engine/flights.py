@@ -38,7 +38,6 @@ class Flight:
         find: Looks for the picture in the cache.
         make: Makes the picture.
         keep: Stores the picture that was made; the request does not wait for it, the next one does.
-        joined: Called when somebody else's picture is taken.
         takes: Tells whether an error of somebody else's is this request's as well.
         is_private: Tells whether an error of *make* concerns this request only (its deadline, its own account).
     """
@@ -49,7 +48,6 @@ class Flight:
     find: Find
     make: Make
     keep: Keep
-    joined: Callable[[], None]
     takes: Callable[[ImageError], bool]
     is_private: Callable[[ImageError], bool]
 
@@ -85,9 +83,9 @@ class Flights:
             outcome = running.result()
             if isinstance(outcome, ImageError):
                 if flight.takes(outcome):
+                    # Its `attempts` stay the leader's: whether repeating can help is the same for all of them.
                     raise copy.copy(outcome)
             elif outcome is not None:
-                flight.joined()
                 return shared(outcome, flight.slot)
         return await self._lead(flight)
 

@@ -105,13 +105,19 @@ class Slots:
                 self.keepsakes.keep(self._left_key(request, image.slot, caller=caller), image)
 
     async def _fill_slot(self, run: Run, slot: int) -> GeneratedImage:
+        image: GeneratedImage | None = None
         with run.presence.waiting():
             try:
                 async with asyncio.timeout(max(0.0, run.deadline - self.clock())):
                     found = await self._look_up(run, slot)
-                    return found or await self._claim(run, slot) or await self._fly(run, slot)
+                    image = found or await self._claim(run, slot) or await self._fly(run, slot)
+                    return image
             except TimeoutError:
                 raise out_of_time(attempts=run.record.retry_count + 1) from None
+            finally:
+                # Once, and only now: a first look that misses may end in a hit, and a counter cannot take a miss back.
+                if self.cache.asks(run.request):
+                    self.cache.vitals.note_lookup(hit=image is not None and image.age_seconds is not None)
 
     async def _fly(self, run: Run, slot: int) -> GeneratedImage:
         key = self._flight_key(run, slot)
@@ -176,7 +182,6 @@ class Slots:
             find=lambda: self._find(run, slot),
             make=lambda: self._make(run, slot),
             keep=lambda made: self._keep(run, made),
-            joined=self.cache.count_shared if self._is_shareable(run.request) else _nothing,
             # Whoever brought an account has not tried it yet.
             takes=lambda error: not (own and isinstance(error, _ACCOUNT_FAULTS)),
             # A deadline is the request's own, and so is whatever befell an account that it brought, or its queueing.
@@ -191,13 +196,13 @@ class Slots:
         if kept is not None:
             return shared(kept, slot)
         if self._is_shareable(request):
-            return await self.cache.lookup(request, slot, again=True)
+            return await self.cache.lookup(request, slot, counted=False)
         if repetition is None or request.cache_control.no_store:
             return None
         # Only what was made since the key was first seen: a fresh one was wanted.
         age = self.wall_clock() - repetition.begun + _SLACK_SECONDS
         control = dataclasses.replace(request.cache_control, no_cache=False, max_age_seconds=age)
-        return await self.cache.lookup(dataclasses.replace(request, cache_control=control), slot, again=True)
+        return await self.cache.lookup(dataclasses.replace(request, cache_control=control), slot, counted=False)
 
     async def _make(self, run: Run, slot: int) -> GeneratedImage:
         image = await self.studio.make(run, slot, on_late=functools.partial(self._adopt_late, run, slot))
@@ -227,19 +232,15 @@ class Slots:
             self.keepsakes.keep(self._left_key(run.request, image.slot, caller=run.caller), image)
 
     async def _look_up(self, run: Run, slot: int) -> GeneratedImage | None:
-        if not self.cache.enabled:
+        if not self.cache.asks(run.request):
             return None
         started = self.clock()
         step = Step(name="cache.lookup", slot=slot)
         with run.operation.step(step):
-            image = await self.cache.lookup(run.request, slot)
+            image = await self.cache.lookup(run.request, slot, counted=False)
             step.outcome = "miss" if image is None else "hit"
         run.cache_seconds = max(run.cache_seconds, self.clock() - started)
         return image
-
-
-def _nothing() -> None:
-    pass
 
 
 def _explained(error: Exception) -> ImageError:

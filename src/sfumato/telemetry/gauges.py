@@ -25,11 +25,12 @@ def gauges(watch: Watch) -> tuple[tuple[Instrument, Callback], ...]:
     def lookups(_: CallbackOptions) -> Iterable[Observation]:
         counts = watch.counts()
         yield Observation(counts.hits, {names.CACHE_RESULT: "hit"})
-        yield Observation(counts.lookups - counts.hits, {names.CACHE_RESULT: "miss"})
+        yield Observation(counts.misses, {names.CACHE_RESULT: "miss"})
 
     def hit_rate(_: CallbackOptions) -> Iterable[Observation]:
         counts = watch.counts()
-        return [Observation(counts.hits / counts.lookups)] if counts.lookups else []
+        lookups = counts.hits + counts.misses
+        return [Observation(counts.hits / lookups)] if lookups else []
 
     def size(_: CallbackOptions) -> Iterable[Observation]:
         sizes = [cache.size_bytes or 0 for cache in watch.sizes()]

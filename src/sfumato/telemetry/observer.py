@@ -58,10 +58,13 @@ class OperationRecord:
     Attributes:
         model: The variant that is served, one of a list that is finite; None where none was understood.
         family: The model id that Gemini knows.
+        retry_count: Attempts that this request made beyond the first of each picture; an error that it shares with
+            another request tells of that one's `attempts`.
         charges: What was paid, per answer; also for pictures that nobody waited for any more.
         abandoned: The client went away before its answer.
         fresh_usage: Tokens of the pictures that Gemini made for this request; of hits none.
-        trace_id, span_id: Of the operation's own span, 32 and 16 hex digits, where there is one.
+        trace_id: Of the operation's span, 32 hex digits, where there is one.
+        span_id: Of that span, 16 hex digits, where it is recorded.
     """
 
     call: Call
@@ -305,4 +308,3 @@ def private_hash(text: str, *, salt: str | None) -> str:
 def _note(record: OperationRecord, error: ImageError) -> None:
     record.error = error
     record.status_code = error.status
-    record.retry_count = max(record.retry_count, error.attempts - 1)

@@ -142,20 +142,26 @@ class _OtelOperation:
             self.metrics.retry(error)
 
     def end(self) -> None:
+        record = self._record
+        self._ended = True
+        # Guarded each by itself: spans run into processors and exporters of others, counts do not.
         with _UNNOTICED:
-            record = self._record
-            self.span.end(tenant=self._tenants.hash(record.tenant))
             self.metrics.end(record, operation=self._begun_as, provider=self.span.provider, context=self.span.context)
-            self._ended = True
+        with _UNNOTICED:
             self._settle()
+        with _UNNOTICED:
+            self.span.end(tenant=self._tenants.hash(record.tenant))
 
     def leave(self, span: Span | None, step: Step, seconds: float) -> None:
-        if span is not None:
-            self.span.end_step(span, step)
-        self.metrics.leave(step, seconds)
+        with _UNNOTICED:
+            self.metrics.leave(step, seconds)
         if self._ended:
             # Pictures that nobody waited for any more are paid for, too.
-            self._settle()
+            with _UNNOTICED:
+                self._settle()
+        if span is not None:
+            with _UNNOTICED:
+                self.span.end_step(span, step)
 
     def _settle(self) -> None:
         record = self._record
@@ -189,10 +195,10 @@ class _OtelStep(AbstractContextManager[None]):
         with _UNNOTICED:
             if self._token is not None:
                 detach(self._token)
-            if exc_type is not None and self._step.outcome is None:
-                # Whoever did the work was cancelled, by a deadline or for want of somebody who waits.
-                self._step.outcome = names.ABANDONED_OUTCOME
-            self._operation.leave(self._span, self._step, self._operation.clock() - self._started)
+        if exc_type is not None and self._step.outcome is None:
+            # Whoever did the work was cancelled, by a deadline or for want of somebody who waits.
+            self._step.outcome = names.ABANDONED_OUTCOME
+        self._operation.leave(self._span, self._step, self._operation.clock() - self._started)
 
 
 @functools.cache

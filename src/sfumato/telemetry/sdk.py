@@ -6,10 +6,12 @@ what they leave to whoever wires: which exporters, which protocol, and the name 
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ SERVICE_NAME: Final = "sfumato"
 Signal = Literal["TRACES", "METRICS"]
 _EXPORTERS: Final = ("otlp", "console", "none")
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
-_FLUSH_MILLISECONDS: Final = 5000
+_SHUTDOWN_SECONDS: Final = 5.0
 _log = logging.getLogger("sfumato")
 
 
@@ -51,7 +53,7 @@ def configure() -> None:
     with _process.lock:
         if _process.configured:
             return
-        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true":
+        if not is_disabled():
             _wire(
                 "TRACES", _installs_traces, lambda: isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
             )
@@ -61,21 +63,32 @@ def configure() -> None:
                 _installs_metrics,
                 lambda: type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider",
             )
+        if _process.providers:
+            # In place of OpenTelemetry's own handlers, which wait for as long as its exporters try: half a minute.
+            atexit.register(shutdown)
         _process.configured = True
 
 
-def is_configured() -> bool:
-    """Tell whether `configure` ran: loading the SDK takes a while, which a first request may do in a thread."""
-    return _process.configured
+def shutdown(timeout_seconds: float = _SHUTDOWN_SECONDS) -> None:
+    """Send what is left and stop what `configure` installed; what nobody takes within the time is lost.
 
-
-def shutdown() -> None:
-    """Send what is left and stop what `configure` installed; blocks for some seconds where nobody takes it."""
+    Args:
+        timeout_seconds: How long to wait at most; it happens by itself when the process ends.
+    """
     with _process.lock:
         providers, _process.providers = _process.providers, []
-    for provider in providers:
-        provider.force_flush(_FLUSH_MILLISECONDS)
-        provider.shutdown()
+    # An exporter that waits for a collector cannot be interrupted, but be left behind.
+    threads = [threading.Thread(target=provider.shutdown, daemon=True) for provider in providers]
+    until = time.monotonic() + timeout_seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+
+
+def is_disabled() -> bool:
+    """Tell whether ``OTEL_SDK_DISABLED`` switches the SDK off, for everyone in this process."""
+    return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 def create_resource() -> Resource:
@@ -174,7 +187,7 @@ def _installs_traces(exporters: list[Any]) -> Any:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # loaded when asked for
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # the same
 
-    provider = TracerProvider(resource=create_resource())
+    provider = TracerProvider(resource=create_resource(), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
@@ -186,6 +199,6 @@ def _installs_metrics(exporters: list[Any]) -> Any:
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415  # the same
 
     readers = [PeriodicExportingMetricReader(exporter) for exporter in exporters]
-    provider = MeterProvider(readers, create_resource())
+    provider = MeterProvider(readers, create_resource(), shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     return provider

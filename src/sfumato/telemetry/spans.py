@@ -63,7 +63,8 @@ class OperationSpan:
         context = self._span.get_span_context()
         if context.is_valid:
             record.trace_id = trace.format_trace_id(context.trace_id)
-            record.span_id = trace.format_span_id(context.span_id)
+            # Without an SDK this is the parent's span, and one that a sampler dropped is found nowhere.
+            record.span_id = trace.format_span_id(context.span_id) if self._span.is_recording() else None
 
     def begin_step(self, step: Step) -> tuple[Span, Context]:
         """Begin a step's span; return it and the context that its work is to run in."""

@@ -29,13 +29,13 @@ class CacheVitals(Protocol):
     """What is counted of a cache, in this process, read whenever somebody asks and without asking the store."""
 
     @property
-    def lookups(self) -> int:
-        """Return the hits and misses so far."""
+    def hits(self) -> int:
+        """Return the hits so far."""
         ...
 
     @property
-    def hits(self) -> int:
-        """Return the hits so far."""
+    def misses(self) -> int:
+        """Return the misses so far."""
         ...
 
     @property
@@ -122,13 +122,13 @@ class CacheCounts:
     """A sum of counts."""
 
     def __init__(self) -> None:
-        self.lookups = self.hits = self.evictions = 0
+        self.hits = self.misses = self.evictions = 0
         self.faults: Counter[tuple[str, str]] = Counter()
 
     def add(self, counts: CacheVitals | CacheCounts) -> None:
         """Add *counts*."""
-        self.lookups += counts.lookups
         self.hits += counts.hits
+        self.misses += counts.misses
         self.evictions += counts.evictions
         # Requests go on counting meanwhile: the copy is made in one step.
         self.faults.update(dict(counts.faults))

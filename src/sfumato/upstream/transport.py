@@ -11,14 +11,16 @@ from typing import cast
 
 import aiohttp
 import httpx
+from anyio import to_thread
 
 from sfumato.errors import DeadlineError, NetworkError, UpstreamFailureError
 from sfumato.upstream.accounts import Account
 from sfumato.upstream.aiohttp_transport import AiohttpTransport
 from sfumato.upstream.spool import Spool
+from sfumato.wire.gemini import Answer, parse_response
 from sfumato.wire.gemini_errors import parse_error
 from sfumato.wire.lifter import Lifted, Lifter, LiftError
-from sfumato.wire.payload import Pieces, chunks, size_of
+from sfumato.wire.payload import INLINE_BYTES, Pieces, chunks, size_of
 
 _ERROR_BODY_BYTES = 256 * 1024
 _SLICE_BYTES = 16 * 1024
@@ -122,6 +124,17 @@ class GeminiTransport:
                 if len(body) > _ERROR_BODY_BYTES:
                     break
         return body[:_ERROR_BODY_BYTES]
+
+
+async def read_answer(reply: Lifted) -> Answer:
+    """Return what `parse_response` reads in *reply*; in a thread where texts are long enough to hold the event loop.
+
+    Raises:
+        ImageError: As `parse_response` raises it.
+    """
+    if reply.texts_bytes <= INLINE_BYTES:
+        return parse_response(reply)
+    return await to_thread.run_sync(parse_response, reply)
 
 
 class _Bound:

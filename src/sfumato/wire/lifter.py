@@ -7,9 +7,9 @@ found by searching for a quote, and that it is base64 by decoding each chunk onc
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterable
 from dataclasses import dataclass
+from string import ascii_letters, digits
 
 import msgspec
 import pybase64
@@ -27,7 +27,7 @@ _GATHERED_BYTES = 64 * 1024
 # character is lifted too, however short, so the two cannot be confused.
 _MARK = "\x7f"
 _MARKS = (b"\x7f", b"\\u007f", b"\\u007F")
-_BASE64 = string.ascii_letters.encode() + string.digits.encode() + b"+/="
+_BASE64 = f"{ascii_letters}{digits}+/=".encode()
 # Everything up to the next string that is long, cut, has an escape or begins with the mark. The bound on repetitions
 # bounds what the regex engine remembers.
 _PLAIN = re.compile(rb'[^"]*(?:"(?:[^"\\\x7f][^"\\]{0,%d})?"[^"]*){0,256}' % (LONG_BYTES - 1))

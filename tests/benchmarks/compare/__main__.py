@@ -35,6 +35,7 @@ from tests.benchmarks.compare.parts import PARTS, Effort, Row, readers
 from tests.benchmarks.compare.tables import markdown
 
 _READERS = "readers"
+_MARK = "<!-- figures -->"
 _GZIP = {"no": (False,), "yes": (True,), "both": (False, True)}
 _console = Console(width=150)
 
@@ -87,6 +88,12 @@ def _write(path: Path, machine: dict[str, Any], rows: dict[str, list[Row]]) -> N
     path.write_text(f'{{"machine": {json.dumps(machine)},\n "rows": {{\n{joined}\n }}}}\n')
 
 
+def write_tables(path: Path, tables: str) -> None:
+    """Write the tables, below the mark in a page that has one."""
+    above, mark, _ = (path.read_text() if path.exists() else "").partition(_MARK)
+    path.write_text(f"{above}{mark}\n\n{tables}" if mark else tables)
+
+
 def _show(figures: Figures) -> None:
     table = Table("bar", "promised", "measured", "met")
     for bar in bars(figures):
@@ -109,7 +116,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="every contestant in every cell")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw them there, as SVG")
-    parser.add_argument("--tables", type=Path, metavar="FILE", help="write them there, as Markdown")
+    parser.add_argument(
+        "--tables", type=Path, metavar="FILE", help="write them there, as Markdown; below <!-- figures --> in a page"
+    )
     parser.add_argument("--draw", action="store_true", help="measure nothing: chart and tables of the JSON file")
     options = parser.parse_args()
     if not options.draw and not shutil.which("wrk"):
@@ -146,7 +155,7 @@ def main() -> None:
     if options.chart:
         options.chart.write_text(svg(figures))
     if options.tables:
-        options.tables.write_text(markdown(figures))
+        write_tables(options.tables, markdown(figures))
 
 
 if __name__ == "__main__":

@@ -124,4 +124,10 @@ def _neighbours(figures: Figures) -> Iterator[Bar]:
 
 def _rates(figures: Figures, names: tuple[str, ...], cell: Mapping[str, object], part: str = "misses") -> str:
     rates = [figures.median(part, "rate", contestant=name, **cell) for name in names]
-    return f" ({' : '.join('-' if rate is None else f'{rate:.3g}' for rate in rates)}/s)"
+    return f" ({' : '.join(map(_rate, rates))}/s)"
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
