@@ -214,7 +214,8 @@ class TestTheTier:
         else:
             await (store.delete("key") if change == "delete" else store.clear())
         held.released.set()
-        assert await reading is held
+        value: Any = await reading
+        assert value is held
         assert await memory.get("key") is None
 
     async def test_while_the_backend_fails_memory_serves(self, store: TieredStore, backend: Backend) -> None:

@@ -48,14 +48,13 @@ def test_edits_have_the_metadata_in_two_places() -> None:
     assert not caller.sole_deployment
 
 
-def test_what_a_client_says_of_the_deployment_counts_for_nothing() -> None:
-    said = {"model_info": {"late_binding": True}, "model_group_size": 2}
+def test_what_a_client_says_of_an_edits_deployment_counts_for_nothing() -> None:
+    said = {"model_info": {"late_binding": True}, "model_group_size": 2, "user_api_key_hash": "a" * 64}
 
-    for others in ({"metadata": said}, {"litellm_metadata": said}):
-        proxys = {("litellm_metadata" if "metadata" in others else "metadata"): {"user_api_key_hash": "a" * 64}}
-        caller = read_caller({**others, **proxys})
-        assert caller.model_info == {}
-        assert caller.sole_deployment
+    caller = read_caller({"metadata": said, "litellm_metadata": {"model_info": {"late_binding": False}}})
+
+    assert caller.model_info == {"late_binding": False}
+    assert caller.sole_deployment
 
 
 def test_the_trace_is_the_clients() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import litellm
 import pytest
-from litellm import Router
 from litellm.caching.caching import Cache
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.integrations.langsmith import LangsmithLogger
 from litellm.integrations.opentelemetry import OpenTelemetry
 from litellm.integrations.s3_v2 import S3Logger
+from litellm.router import Router
 from litellm.types.guardrails import GuardrailEventHooks, Mode
 
 from sfumato.errors import ConfigurationError

@@ -29,7 +29,7 @@ IDLE = "ProxyTracerProvider _ProxyMeterProvider"
 WIRED = "TracerProvider MeterProvider"
 
 
-def run(code: str, *, timeout_seconds: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, timeout_seconds: float = 60, /, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -57,7 +57,35 @@ def test_a_collector_that_never_answers_does_not_keep_the_process() -> None:
     """It takes the connection, and that is all; OpenTelemetry's own handlers wait for it for half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        run(REQUEST, timeout_seconds=9, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+        run(REQUEST, 9, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+
+
+def test_a_runtime_waits_for_its_first_request_and_not_only_for_a_client() -> None:
+    code = """
+import asyncio
+from sfumato.errors import NoImageError
+from sfumato.runtime import Runtime
+from sfumato.telemetry.observer import Call
+
+async def main():
+    runtime = Runtime(export=True)
+    client = runtime.client
+    who()
+    client.refuse(NoImageError("m"), call=Call(request_id="r"), operation="generation")
+    who()
+    await runtime.aclose()
+
+def who():
+    from opentelemetry import metrics, trace
+    print(type(trace.get_tracer_provider()).__name__, type(metrics.get_meter_provider()).__name__)
+
+asyncio.run(main())
+"""
+    with receiving() as receiver:
+        settings = {"GEMINI_API_KEY": "any", "GEMINI_IMAGE_CACHE_BACKEND": "memory"}
+        done = run(code, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_url, **settings)
+        assert done.stdout.split("\n")[:2] == [IDLE, WIRED]
+        assert len(receiver.spans) == 1
 
 
 def test_one_signal_can_be_asked_for_alone() -> None:

@@ -75,7 +75,7 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
-        # The last of the interpreter's work knows no handlers, and the alarm would be a crash. Registered before whatever
+        # The last of the interpreter's work knows no handlers, and the alarm would be a crash. Registered before what
         # requests register, this comes after it: the alarm may have to cut that off.
         atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         await super().startup(sockets)

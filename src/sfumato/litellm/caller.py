@@ -101,11 +101,10 @@ def read_caller(litellm_params: Mapping[str, Any]) -> Caller:
     opaque = _opaque(str(key)) if key else None
     user = told("user_api_key_end_user_id")
     headers = request.get("headers") if isinstance(request, Mapping) else None
-    # The router's words stand beside the proxy's: the other bucket is the client's to write.
-    own = next((bucket for bucket in buckets if bucket.get("user_api_key_hash")), None)
-    group_size, model_info = (
-        told(name) if own is None else own.get(name) for name in ("model_group_size", "model_info")
-    )
+    # Where there is this one, the router writes there (LiteLLM 1.106.2), and the other one is the client's to write.
+    routers = litellm_params.get("litellm_metadata") or litellm_params.get("metadata")
+    routed = routers if isinstance(routers, Mapping) else {}
+    group_size, model_info = routed.get("model_group_size"), routed.get("model_info")
     return Caller(
         tenant=str(team) if team else opaque,
         key=opaque,

@@ -22,8 +22,8 @@ _log = logging.getLogger("sfumato")
 _IMAGE_CALLS = frozenset({"image_generation", "aimage_generation", "image_edit", "aimage_edit"})
 # Guardrails that see what goes in and never what comes out.
 _BEFORE = frozenset({"pre_call", "during_call", "pre_mcp_call", "during_mcp_call", "realtime_input_transcription"})
-# LiteLLM's own callbacks that count, limit, route or cut long texts short (1.106.2, seen 2026-11-22). Any other may send
-# a whole answer on: Langfuse, Arize and Braintrust send pictures, most others what LiteLLM logs, uncut.
+# LiteLLM's own callbacks that count, limit, route or cut long texts short (1.106.2, seen 2026-11-22). Any other may
+# send a whole answer on: Langfuse, Arize and Braintrust send pictures, most others what LiteLLM logs, uncut.
 _HARMLESS_MODULES = (
     *("litellm.router", "litellm.router_strategy", "litellm.router_utils", "litellm.proxy.hooks"),
     *("litellm.proxy.proxy_server", "litellm.proxy.utils", "litellm.proxy.management_helpers"),

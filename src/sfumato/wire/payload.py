@@ -84,8 +84,14 @@ class Span:
         return b"".join(parts)
 
 
-def spans(pieces: Iterable[Piece], span_bytes: int = CHUNK_BYTES) -> Iterator[Span]:
-    """Yield *pieces* in order as stretches of at most *span_bytes*, the small ones gathered; nothing is read yet."""
+def spans(pieces: Iterable[Piece], span_bytes: int = CHUNK_BYTES, *, whole_bytes: int = 0) -> Iterator[Span]:
+    """Yield *pieces* in order as stretches of at most *span_bytes*, the small ones gathered; nothing is read yet.
+
+    Args:
+        pieces: What is to be sent.
+        span_bytes: The longest stretch.
+        whole_bytes: ``bytes`` up to this size stay whole: they are held anyway, and slicing them would be a copy.
+    """
     gathered: list[tuple[Piece, int, int]] = []
     size = 0
     for piece in pieces:
@@ -94,6 +100,9 @@ def spans(pieces: Iterable[Piece], span_bytes: int = CHUNK_BYTES) -> Iterator[Sp
             yield Span(gathered)
             gathered, size = [], 0
         start = 0
+        if span_bytes < length <= whole_bytes and isinstance(piece, bytes):
+            yield Span([(piece, 0, length)])
+            continue
         while length - start >= span_bytes:
             yield Span([(piece, start, start + span_bytes)])
             start += span_bytes
