@@ -61,7 +61,7 @@ def text_of(megabytes: int) -> bytes:
 
 
 async def test_within_the_budget_everything_stays_in_memory(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=8 * MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=8 * MEGABYTE)
     text = text_of(4)
     answer = await answered(spool, text)
     assert in_memory(answer) == len(text)
@@ -70,9 +70,11 @@ async def test_within_the_budget_everything_stays_in_memory(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("step", [CHUNK, 1000, 40_000, 3 * MEGABYTE])
 async def test_past_the_budget_pieces_are_in_a_file_without_a_name(tmp_path: Path, step: int) -> None:
-    spool = Spool(tmp_path, after_bytes=MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=MEGABYTE)
     text = text_of(10)
-    answer = await answered(spool, text, step=step)
+    # Another one has been read for longer.
+    with spool.tab():
+        answer = await answered(spool, text, step=step)
     assert in_memory(answer) < 5 * MEGABYTE
     assert os.listdir(tmp_path) == []  # noqa: PTH208  # names only
     assert size_of(answer.encoded) == len(text)
@@ -81,11 +83,11 @@ async def test_past_the_budget_pieces_are_in_a_file_without_a_name(tmp_path: Pat
 
 
 async def test_the_budget_holds_while_an_answer_is_read(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=4 * MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=4 * MEGABYTE)
     lifter = Lifter()
     lifter.feed(b'["')
     most = 0
-    with spool.tab() as tab:
+    with spool.tab(), spool.tab() as tab:
         for _ in range(200):
             lifter.feed(b"A" * CHUNK)
             await tab.fed(CHUNK, lifter)
@@ -93,8 +95,44 @@ async def test_the_budget_holds_while_an_answer_is_read(tmp_path: Path) -> None:
     assert 4 * MEGABYTE - CHUNK <= most <= 4 * MEGABYTE + CHUNK
 
 
+async def test_the_one_that_is_read_longest_stays_in_memory_while_others_leave(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=4 * MEGABYTE)
+    answer = await answered(spool, text_of(10))
+    assert in_memory(answer) == size_of(answer.encoded)
+    assert in_memory(await answered(spool, text_of(10))) < 5 * MEGABYTE, "what is not sent yet fills the budget"
+
+
+async def test_the_others_wait_until_something_is_let_go(tmp_path: Path) -> None:
+    waited: list[float] = []
+    answers: list[Answer] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            answers.clear()
+
+    spool = Spool(tmp_path, patience_seconds=60, after_bytes=4 * MEGABYTE, sleep=sleep)
+    answers.append(await answered(spool, text_of(5)))
+    answer = await answered(spool, text_of(3))
+    assert len(waited) == 3
+    assert in_memory(answer) == size_of(answer.encoded)
+
+
+async def test_whoever_has_waited_long_enough_goes_to_disk(tmp_path: Path) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    spool = Spool(tmp_path, patience_seconds=0.5, after_bytes=4 * MEGABYTE, sleep=sleep)
+    standing = await answered(spool, text_of(5))
+    answer = await answered(spool, text_of(5))
+    assert sum(waited) == pytest.approx(0.5, abs=0.011)
+    assert in_memory(answer) < in_memory(standing)
+
+
 async def test_the_budget_is_one_for_all_answers(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=6 * MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=6 * MEGABYTE)
     text = text_of(5)
     answers = [await answered(spool, text) for _ in range(8)]
     assert sum(map(in_memory, answers)) < 6 * MEGABYTE + 8 * 2 * MEGABYTE
@@ -104,7 +142,7 @@ async def test_the_budget_is_one_for_all_answers(tmp_path: Path) -> None:
 
 
 async def test_what_is_let_go_no_longer_counts(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=4 * MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=4 * MEGABYTE)
     before = await open_files()
     answers = [await answered(spool, text_of(6)) for _ in range(3)]
     assert spool.held_bytes > 0
@@ -116,7 +154,7 @@ async def test_what_is_let_go_no_longer_counts(tmp_path: Path) -> None:
 
 
 async def test_pictures_that_are_not_chosen_no_longer_count(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=64 * MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=64 * MEGABYTE)
     parts = b",".join(b'{"inlineData":{"data":"%b"}}' % text_of(size) for size in (3, 2, 1))
     reply = await read(spool, b'{"candidates":[{"content":{"parts":[%b]}}]}' % parts)
     assert spool.held_bytes > 5 * MEGABYTE
@@ -126,7 +164,7 @@ async def test_pictures_that_are_not_chosen_no_longer_count(tmp_path: Path) -> N
 
 
 async def test_every_long_string_of_an_answer_can_go_to_disk(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=0)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=0)
     texts = [text_of(size) for size in (20, 1, 20)]
     reply = await read(spool, b"[%b]" % b",".join(b'"%b"' % text for text in texts))
     assert [b"".join(chunks(string.pieces)) for string in reply.strings] == texts
@@ -136,7 +174,7 @@ async def test_every_long_string_of_an_answer_can_go_to_disk(tmp_path: Path) -> 
 
 
 async def test_an_answer_that_breaks_off_holds_nothing(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=MEGABYTE)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=MEGABYTE)
     before = await open_files()
 
     async def broken() -> None:
@@ -156,7 +194,9 @@ async def test_an_answer_that_breaks_off_holds_nothing(tmp_path: Path) -> None:
 
 async def test_a_picture_in_pieces_and_on_disk_is_read_like_any_other(tmp_path: Path) -> None:
     picture = encoded(noise(64, 48), "JPEG") + bytes(6 * MEGABYTE)
-    answer = await answered(Spool(tmp_path, after_bytes=0), pybase64.b64encode(picture), step=200_001)
+    answer = await answered(
+        Spool(tmp_path, patience_seconds=0, after_bytes=0), pybase64.b64encode(picture), step=200_001
+    )
     assert in_memory(answer) < 2 * MEGABYTE
     found = read_picture(answer.encoded)
     assert (found.mime_type, found.width, found.height) == ("image/jpeg", 64, 48)
@@ -165,7 +205,7 @@ async def test_a_picture_in_pieces_and_on_disk_is_read_like_any_other(tmp_path: 
 
 async def test_escapes_are_undone_from_disk(tmp_path: Path) -> None:
     text = text_of(4)
-    answer = await answered(Spool(tmp_path, after_bytes=0), text[:-1] + b"\\/" + text)
+    answer = await answered(Spool(tmp_path, patience_seconds=0, after_bytes=0), text[:-1] + b"\\/" + text)
     assert b"".join(chunks(answer.encoded)) == text[:-1] + b"/" + text
 
 
@@ -182,7 +222,7 @@ def full_disk() -> Iterator[None]:
 
 @pytest.mark.usefixtures("full_disk")
 async def test_a_full_disk_costs_memory_and_no_picture(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, after_bytes=0)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=0)
     text = text_of(8)
     answers = [await answered(spool, text) for _ in range(3)]
     assert all(b"".join(chunks(answer.encoded)) == text for answer in answers)
@@ -194,7 +234,7 @@ async def test_a_directory_that_is_gone_is_told_once_and_its_return_too(
 ) -> None:
     caplog.set_level(logging.WARNING, "sfumato")
     directory = tmp_path / "spool"
-    spool = Spool(directory, after_bytes=0)
+    spool = Spool(directory, patience_seconds=0, after_bytes=0)
     text = text_of(4)
     assert in_memory(await answered(spool, text)) == in_memory(await answered(spool, text)) == len(text)
     assert [record.getMessage() for record in caplog.records] == [
@@ -207,7 +247,7 @@ async def test_a_directory_that_is_gone_is_told_once_and_its_return_too(
 
 
 async def test_a_file_cut_short_is_a_fault_and_never_a_shorter_picture(tmp_path: Path) -> None:
-    answer = await answered(Spool(tmp_path, after_bytes=0), text_of(4))
+    answer = await answered(Spool(tmp_path, patience_seconds=0, after_bytes=0), text_of(4))
     (blob, *_) = (piece for piece in answer.encoded if not isinstance(piece, bytes | memoryview))
     os.ftruncate(blob._file.descriptor, 1000)  # type: ignore[attr-defined]
     assert blob.read(0, 10) == text_of(4)[:10]
@@ -216,7 +256,7 @@ async def test_a_file_cut_short_is_a_fault_and_never_a_shorter_picture(tmp_path:
 
 
 async def test_text_that_cannot_be_read_from_disk_any_more_is_an_answer_that_is_lost(tmp_path: Path) -> None:
-    reply = await read(Spool(tmp_path, after_bytes=0), document(b"A\\/" + text_of(3)))
+    reply = await read(Spool(tmp_path, patience_seconds=0, after_bytes=0), document(b"A\\/" + text_of(3)))
     (string,) = reply.strings
     spooled = next(piece for piece in string.pieces if not isinstance(piece, bytes | memoryview))
     assert isinstance(spooled, Spooled)

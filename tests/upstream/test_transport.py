@@ -609,7 +609,7 @@ async def test_connections_are_used_again() -> None:
 
 async def test_an_answer_past_the_budget_is_spooled(tmp_path: Path) -> None:
     text = b"A" * 4_000_000
-    spool = Spool(tmp_path, after_bytes=0)
+    spool = Spool(tmp_path, patience_seconds=0, after_bytes=0)
 
     def handler(_: httpx.Request) -> httpx.Response:
         parts = (b'{"data":"', *(text[start : start + 100_000] for start in range(0, len(text), 100_000)), b'"}')
