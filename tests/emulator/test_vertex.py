@@ -200,7 +200,7 @@ ERRORS: list[tuple[str, int, type[ImageError], str | None]] = [
     ("429-day", 429, QuotaExhaustedError, "per_day"),
     ("403", 403, UpstreamAuthError, "IAM_PERMISSION_DENIED"),
     ("invalid-key", 401, UpstreamAuthError, "ACCESS_TOKEN_TYPE_UNSUPPORTED"),
-    ("404", 404, ModelNotFoundError, None),
+    ("404", 404, ModelNotFoundError, "unavailable"),
     ("503", 503, ServiceUnavailableError, "UNAVAILABLE"),
 ]
 

@@ -245,7 +245,7 @@ async def test_a_shorter_deadline_of_the_caller_counts(emulator: Emulator) -> No
 
 async def test_a_cancelled_request_ends_its_operation(emulator: Emulator) -> None:
     async with bench(emulator.url) as it:
-        task = asyncio.create_task(it.make("x [[emulator:stall-before:60;id=cancel]]"))
+        task = asyncio.create_task(it.make("x [[emulator:latency:1;id=cancel]]"))
         while not emulator.calls():  # noqa: ASYNC110  # the other side of a socket has no event to wait for
             await asyncio.sleep(0)
         task.cancel()
