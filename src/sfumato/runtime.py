@@ -35,7 +35,6 @@ from sfumato.images.safety import Backend
 from sfumato.pictures.inspect import ImageLimits
 from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
 from sfumato.telemetry import configure
-from sfumato.telemetry.logs import RequestLog
 from sfumato.telemetry.observer import NullObserver, NullOperation, Observer, ObserverGroup, Operation, OperationRecord
 from sfumato.upstream.account_file import build_accounts
 from sfumato.upstream.accounts import Account, AccountPool
@@ -69,8 +68,11 @@ class Runtime:
         self, settings: Settings | None = None, *, observer: Observer | None = None, export: bool = False
     ) -> None:
         self.settings = settings or load_settings()
-        seen_by = observer or _create_observer(self.settings)
-        self._observer = ObserverGroup([_Wiring(), seen_by]) if export else seen_by
+        if observer is None:
+            from sfumato.telemetry.otel import create_observer  # noqa: PLC0415  # it loads OpenTelemetry
+
+            observer = create_observer(self.settings)
+        self._observer = ObserverGroup([_Wiring(), observer]) if export else observer
         self.accounts = build_accounts(self.settings)
         self._own_prices = _load_prices(self.settings.prices_file)
         self._spool = Spool(self.settings.spool_dir, after_bytes=int(self.settings.spool_after_mb * MEGABYTE))
@@ -220,15 +222,6 @@ def create_leases(settings: Settings, redis: RedisConnection | None) -> Leases:
 
         return FileLeases(cache_directory(settings) / "leases", clock=time.monotonic)
     return LocalLeases()
-
-
-def _create_observer(settings: Settings) -> Observer:
-    from sfumato.telemetry.exposition import process_exposition  # noqa: PLC0415  # it loads OpenTelemetry
-    from sfumato.telemetry.otel import OtelObserver  # noqa: PLC0415  # the same
-
-    shown = settings.admin_key is not None or settings.metrics_public
-    exposition = process_exposition() if shown else None
-    return ObserverGroup([RequestLog(), OtelObserver(exposition=exposition, hash_salt=_salt(settings))])
 
 
 def _load_prices(path: Path | None) -> Mapping[str, Prices]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sfumato.asgi.answers import send_error, send_json
@@ -27,19 +28,21 @@ class AdminDoor:
 
     Args:
         settings: Holds the admin key.
+        public: Let everyone in, whether or not there is a key.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, public: bool = False) -> None:
         key = settings.admin_key
-        self._authorize = ClientKeys((Labelled("admin", key),)) if key else None
+        self._authorize = ClientKeys((Labelled("admin", key),)) if key and not public else None
+        self._public = public
 
     @property
     def exists(self) -> bool:
-        """Tell whether there is an admin key; without one there are no routes."""
-        return self._authorize is not None
+        """Tell whether there is an admin key, or none is needed; without one there are no routes."""
+        return self._public or self._authorize is not None
 
     async def respond(
-        self, answer: Callable[[Request], Awaitable[Answer]], scope: Scope, receive: Receive, send: Send
+        self, answer: Callable[[Request], Awaitable[Answer | Response]], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Send what *answer* returns or raises; it is not asked before the key was seen. The body is not read."""
         request = Request(scope, receive)
@@ -47,14 +50,17 @@ class AdminDoor:
         try:
             if self._authorize is not None:
                 await self._authorize(request)
-            status, document = await answer(request)
+            answered = await answer(request)
         except ImageError as error:
             await send_error(send, error, request_id=request_id)
         except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
             _log.exception("Request %s of an administrator failed", request_id)
             await send_error(send, InternalError("Something failed here that should not."), request_id=request_id)
         else:
-            await send_json(send, status, document)
+            if isinstance(answered, Response):
+                await answered(scope, receive, send)
+            else:
+                await send_json(send, *answered)
 
 
 def read_query(request: Request) -> Parameters:

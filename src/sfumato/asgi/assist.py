@@ -129,7 +129,7 @@ class AssistedRequest:
         }
         sending = self._stream(_completed(start, start["status"], headers, size_of(pieces)), pieces)
         try:
-            await (until_gone(sending, self._gone()) if self._body_received else sending)
+            await (until_gone(sending, self._receive) if self._body_received else sending)
         except ClientDisconnectedError:
             return
         except OSError as error:
@@ -145,10 +145,6 @@ class AssistedRequest:
             async for chunk in chunks:
                 left -= len(chunk)
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
-
-    async def _gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
 
     async def _fail(self, start: Message, attempt: Attempt | None, error: ImageError) -> None:
         """Answer with *error* in OpenAI's shape, in place of what the gateway says."""

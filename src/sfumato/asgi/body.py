@@ -34,13 +34,13 @@ class ClientDisconnectedError(Exception):
     """The client went away before its body was complete."""
 
 
-async def until_gone(work: Coroutine[Any, Any, T], gone: Coroutine[Any, Any, None]) -> T:
-    """Return what *work* gives, unless the client is gone before: then end it.
+async def until_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """Return what *work* gives, unless the client is gone before: then end it. The request's body has been received.
 
     Raises:
         ClientDisconnectedError: The client went away.
     """
-    working, leaving = asyncio.create_task(work), asyncio.create_task(gone)
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -51,6 +51,11 @@ async def until_gone(work: Coroutine[Any, Any, T], gone: Coroutine[Any, Any, Non
         if not working.done():
             working.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @dataclass(slots=True)
@@ -81,11 +86,6 @@ class BufferedBody:
             self.messages.append(message)
             self.size += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
-
-    async def gone(self) -> None:
-        """Return when the client goes away; the body has been received."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
 
     def joined(self) -> bytes:
         """Return the bytes received so far."""

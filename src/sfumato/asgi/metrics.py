@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
-import uuid
 from collections.abc import Callable
 
 from anyio import to_thread
@@ -13,12 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sfumato.asgi.answers import send_error, send_json
-from sfumato.asgi.auth import ClientKeys
+from sfumato.asgi.admin_door import AdminDoor, Answer
 from sfumato.asgi.routes import OWN_PREFIX
-from sfumato.errors import ImageError, InternalError
 from sfumato.runtime import Runtime
-from sfumato.setting_types import Labelled
 from sfumato.telemetry.exposition import Exposition, process_exposition
 from sfumato.telemetry.sdk import is_disabled
 
@@ -30,7 +25,6 @@ _ONE_OF_SEVERAL = (
     "OTEL_EXPORTER_OTLP_ENDPOINT. If it is the only one, set WEB_CONCURRENCY=1."
 )
 _DISABLED = "OTEL_SDK_DISABLED=true switches all metrics off, these too. Unset it."
-_log = logging.getLogger("sfumato")
 
 
 class MetricsRoute:
@@ -50,37 +44,25 @@ class MetricsRoute:
         workers: int | None = None,
         find_exposition: Callable[[], Exposition | None] = process_exposition,
     ) -> None:
-        key, self._public = runtime.settings.admin_key, runtime.settings.metrics_public
-        self._authorize = ClientKeys((Labelled("admin", key),)) if key else None
+        self._door = AdminDoor(runtime.settings, public=runtime.settings.metrics_public)
         self._workers = count_workers() if workers is None else workers
         self._find_exposition = find_exposition
 
     def serves(self, method: str, path: str) -> bool:
         """Tell whether a request is for the route."""
-        exists = self._public or self._authorize is not None
-        return exists and method in ("GET", "HEAD") and path.rstrip("/") == _PATH
+        return self._door.exists and method in ("GET", "HEAD") and path.rstrip("/") == _PATH
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that `serves` is true of; the body is not read."""
-        request = Request(scope, receive)
-        request_id = f"req_{uuid.uuid4().hex}"
-        try:
-            if self._authorize is not None and not self._public:
-                await self._authorize(request)
-            exposition = self._find_exposition()
-            if self._workers > 1 or exposition is None or is_disabled():
-                message = _ONE_OF_SEVERAL if self._workers > 1 else _DISABLED if is_disabled() else _NO_EXTRA
-                await send_json(send, 501, {"error": {**_NOT_AVAILABLE, "message": message}})
-                return
-            body, content_type = await to_thread.run_sync(exposition.render, request.headers.get("accept", ""))
-        except ImageError as error:
-            await send_error(send, error, request_id=request_id)
-        except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
-            _log.exception("The scrape %s failed", request_id)
-            await send_error(send, InternalError("Something failed here that should not."), request_id=request_id)
-        else:
-            headers = {"content-type": content_type, "cache-control": "no-store"}
-            await Response(body, headers=headers)(scope, receive, send)
+        await self._door.respond(self._answer, scope, receive, send)
+
+    async def _answer(self, request: Request) -> Answer | Response:
+        exposition = self._find_exposition()
+        if self._workers > 1 or exposition is None or is_disabled():
+            message = _ONE_OF_SEVERAL if self._workers > 1 else _DISABLED if is_disabled() else _NO_EXTRA
+            return 501, {"error": {**_NOT_AVAILABLE, "message": message}}
+        body, content_type = await to_thread.run_sync(exposition.render, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
 
 
 def count_workers() -> int:

@@ -108,7 +108,7 @@ class ImageResponder:
         client = self._door.runtime.client
         try:
             # What waits for a client that left would only keep others waiting.
-            result = await until_gone(client.generate(wish, call=self._call), self._body.gone())
+            result = await until_gone(client.generate(wish, call=self._call), self._body.receive)
         except ClientDisconnectedError:
             return
         except ImageError as error:
@@ -116,7 +116,7 @@ class ImageResponder:
             return
         sending = send_result(self._send, result, request_id=self._call.request_id)
         try:
-            await until_gone(sending, self._body.gone())
+            await until_gone(sending, self._body.receive)
         except BaseException as error:
             # Whatever ends it, also a server that ends the requests of clients that left.
             client.keep(result, call=self._call)
