@@ -2,22 +2,25 @@
 
 The files ``lock`` and ``tally`` are described with the rest of the directory, in `sfumato.cache.filesystem`.
 
-Rule: a write counts no files, it makes the tally longer by its own size first. Who finds it longer than the budget
-looks at all files (35 ms for 10,000), evicts, and sets it right. So it may say too much, and hardly ever too little.
+Rule: a write counts no files. It makes its temporary file as long as the value will be, then the tally longer by as
+much. Who finds the tally near the budget looks at all files (35 ms for 10,000), evicts, and sets it right. So it may
+say too much, as after a value was replaced, and never too little: who was counted before the look has a file that the
+look finds, and who is counted during it stays counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sfumato.cache.budget import Held
 
-# Above the first share of the budget eviction begins, so that others can go on writing meanwhile; it goes down to the
-# second, so that it is not needed again at the next write.
-_FULL_SHARE, _KEPT_SHARE = 0.95, 0.85
+# A tally above the first share of the budget is looked into, so that others can go on writing meanwhile. Eviction
+# begins at the second, or a store just below the first would be looked into at each write, and goes down to the third.
+_LOOK_SHARE, _FULL_SHARE, _KEPT_SHARE = 0.95, 0.90, 0.85
 _TALLY_BYTES = 4096
 # Expired values are looked for by opening every file, so rarely; until then the budget bounds them.
 _SWEEP_SECONDS = 3600.0
@@ -50,23 +53,22 @@ class Tally:
         self._sweep = sweep
         self._try_lock = try_lock
 
-    def make_room(self, path: Path, size: int, now: float) -> bool:
-        """Count what will be written, evict and sweep when it is time; False when there is no room for it."""
-        # A value that is replaced makes room itself.
-        growth = max(0, size - (_file_bytes(path) or 0))
-        held = self._tallied_bytes()
-        full = held is None or held + growth > self.max_bytes * _FULL_SHARE or self._is_sweep_due(now)
-        if full and self._tidy(size, now):
+    def make_room(self, size: int, now: float) -> bool:
+        """Count a temporary file of *size*, evict and sweep when it is time; False when there is no room for it."""
+        counted = self._count(size, self.max_bytes * _LOOK_SHARE)
+        if counted and not self._is_sweep_due(now):
             return True
-        if held is not None and held + growth > self.max_bytes:
-            return False
-        with (self._directory / "tally").open("ab", buffering=0) as tally:
-            # What several writers append the kernel puts one after the other.
-            tally.write(bytes(-(-growth // _TALLY_BYTES)))
-            counted = tally.tell() * _TALLY_BYTES
-        # Compared again now that it is counted: others may have begun to write at the same moment. What is refused
-        # stays counted until the next look.
-        return held is None or counted <= max(self.max_bytes, held + growth + _TALLY_BYTES)
+        return self._tidy(now) or counted or self._count(size, self.max_bytes)
+
+    def _count(self, size: int, limit: float) -> bool:
+        """Make the tally longer unless that exceeds *limit*, or nobody has looked yet."""
+        blocks = -(-size // _TALLY_BYTES)
+        with contextlib.suppress(FileNotFoundError), self._sole_counter(os.O_RDWR) as tally:
+            counted = os.fstat(tally).st_size + blocks
+            if counted * _TALLY_BYTES <= limit:
+                os.ftruncate(tally, counted)
+                return True
+        return False
 
     def _tallied_bytes(self) -> int | None:
         """Return how much is held at most, None when nobody has looked yet."""
@@ -81,8 +83,8 @@ class Tally:
         # A time to come is of before the clock was set back.
         return abs(now - swept_at) >= _SWEEP_SECONDS
 
-    def _tidy(self, size: int, now: float) -> bool:
-        """Sweep what has expired when it is time, and evict until *size* more fits in; False when others are at it."""
+    def _tidy(self, now: float) -> bool:
+        """Sweep what has expired when it is time, evict, and set the tally right; False when others are at it."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._sole_evictor() as lock:
             if lock is None:
@@ -91,27 +93,37 @@ class Tally:
             if self._is_sweep_due(now):
                 self._sweep()
                 os.utime(lock, (now, now))
-            held = self._evict(size) + size
-            # What others counted during the look may or may not be in it already: it stays counted.
-            held += max(0, (self._tallied_bytes() or 0) - before)
-            with (self._directory / "tally").open("ab") as tally:
-                tally.truncate(-(-held // _TALLY_BYTES))
-        return True
+            held = self._evict()
+            with self._sole_counter(os.O_RDWR | os.O_CREAT) as tally:
+                # What others counted during the look may or may not be in it already: it stays counted.
+                during = max(0, os.fstat(tally).st_size - before // _TALLY_BYTES)
+                os.ftruncate(tally, -(-held // _TALLY_BYTES) + during)
+        return held <= self.max_bytes
 
-    def _evict(self, size: int) -> int:
-        """Remove the least recently used when *size* more fills the store; return the bytes that stay."""
+    def _evict(self) -> int:
+        """Remove the least recently used when the store is full; return the bytes that stay, unfinished ones too."""
         values, unfinished_bytes = self._look()
         total = unfinished_bytes + sum(value.size for value in values)
-        if total + size <= self.max_bytes * _FULL_SHARE:
+        if total <= self.max_bytes * _FULL_SHARE:
             return total
         for value in sorted(values):
-            if total + size <= self.max_bytes * _KEPT_SHARE:
+            if total <= self.max_bytes * _KEPT_SHARE:
                 break
             total -= value.size
             with contextlib.suppress(FileNotFoundError):
                 Path(value.path).unlink()
                 self.evictions += 1
         return total
+
+    @contextlib.contextmanager
+    def _sole_counter(self, flags: int) -> Iterator[int]:
+        """Yield the tally's descriptor; others wait, for the time of two system calls."""
+        descriptor = os.open(self._directory / "tally", flags | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _sole_evictor(self) -> Iterator[int | None]:
