@@ -247,3 +247,31 @@ def test_hostile_bodies_take_linear_time(body: bytes) -> None:
     for start in range(0, len(body), 65536):
         lifter.feed(body[start : start + 65536])
     assert read(lifter.finish()) is REJECTED
+
+
+LARGE = "A" * 40_000
+
+
+@pytest.mark.parametrize("end", ["", "\\", '"', "\n", "é", "\\n", "-", "=="])
+@pytest.mark.parametrize("start", ["", "\\", '"', "nA", "é", "uAAAA", " "])
+def test_large_chunks_are_read_as_small_ones_are(start: str, end: str) -> None:
+    value = [LARGE + end, start + LARGE + end + start + LARGE, {"a": end + LARGE}]
+    body = json.dumps(value, ensure_ascii=False).encode()
+    for size in (32_768, 40_001, 40_004, 50_000, len(body)):
+        reply = lifted([body[place : place + size] for place in range(0, len(body), size)])
+        assert decoded(msgspec.json.decode(reply.skeleton), reply) == value
+        assert joined(reply) == body
+        for text, string in zip([value[0], value[1]], reply.strings, strict=False):
+            plain = str(text).isascii() and str(text).rstrip("=").isalnum()
+            assert string.base64 == plain
+
+
+def test_an_escape_may_be_cut_before_a_large_chunk() -> None:
+    body = json.dumps(["x\n" + LARGE, LARGE + "\n" + LARGE]).encode()
+    for place in (body.index(b"\\") + 1, body.rindex(b"\\") + 1):
+        reply = lifted([body[:place], body[place:]])
+        assert [decoded(value, reply) for value in msgspec.json.decode(reply.skeleton)] == [
+            "x\n" + LARGE,
+            LARGE + "\n" + LARGE,
+        ]
+        assert not any(string.base64 for string in reply.strings)

@@ -15,6 +15,8 @@ import aiohttp
 import httpx
 from yarl import URL
 
+from sfumato.upstream.aiohttp_connection import Connector, DirectBody
+
 # Reading pauses while twice this waits to be taken. A piece from the socket (up to 256 KB) then comes as it is, and not
 # joined to others: with 256 KB here pieces of 660 KB came, to be copied again when they are sent.
 _READ_BYTES = 64 * 1024
@@ -80,7 +82,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=httpx.create_ssl_context()),
+                connector=Connector(limit=0, ssl=httpx.create_ssl_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=_READ_BYTES,
@@ -94,12 +96,15 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._direct = response.content if isinstance(response.content, DirectBody) else None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         with _httpx_errors():
+            if self._direct is not None:
+                return await anext(self._direct)
             if chunk := await self._response.content.readany():
                 return chunk
         raise StopAsyncIteration

@@ -165,6 +165,15 @@ class Lifter:
 
     def _read_string(self, chunk: bytes, start: int) -> int:
         """Take in what *chunk* has of the open string from *start*; return where reading goes on."""
+        if self._base64 and len(chunk) - start >= _SMALL_BYTES:
+            part = memoryview(chunk)[start:] if start else chunk
+            # Then it has neither a quote nor a backslash, and is read once instead of three times.
+            if _is_base64(part):
+                self._odd = False
+                self._append_gathered()
+                self._pieces.append(part)
+                self.movable_bytes += len(part)
+                return len(chunk)
         position = start
         while True:
             quote = chunk.find(b'"', position)
