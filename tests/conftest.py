@@ -12,6 +12,7 @@ import pytest
 from sfumato.emulator import EmulatorOptions, create_emulator
 from sfumato.settings import PREFIX
 from tests.support.proxy import Proxy, running_proxy
+from tests.support.redis_server import RedisServer, running_redis
 from tests.support.servers import serving
 
 _FOREIGN = ("GEMINI_API_", "GOOGLE_", "CACHE_", "REDIS_URL", "OTEL_")
@@ -85,3 +86,24 @@ def proxy(emulator_server: Emulator, tmp_path_factory: pytest.TempPathFactory) -
     """A real LiteLLM proxy process with the example's config.yaml, for every room that needs one."""
     with running_proxy(emulator_server.url, tmp_path_factory.mktemp("proxy")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """A real Redis that begins empty; the tests of a module share it."""
+    with shared_redis.admin() as admin:
+        admin.flushall()
+    return shared_redis
+
+
+@pytest.fixture
+def redis_admin(redis_server: RedisServer) -> Iterator[Any]:
+    """A client of the Redis, for the test's own looks and changes."""
+    with redis_server.admin() as client:
+        yield client

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 import pytest
 
+from sfumato.cache.image_cache import ImageCache
+from sfumato.cache.invalidation import parse_filter
 from sfumato.cache.store import DamagedValueError, Store
 from sfumato.images.request import GeneratedImage, ImageRequest, Operation, Picture, Usage
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
@@ -72,12 +74,37 @@ async def content(store: Store, key: str) -> bytes | None:
     return None if value is None else join((value,))
 
 
+async def read_whole(store: Store, key: str) -> object:
+    return await store.get(key)
+
+
+async def read_beginning(store: Store, key: str) -> object:
+    return await store.peek(key, 3)
+
+
+# For what holds however a value is read.
+READS = pytest.mark.parametrize("read", [read_whole, read_beginning])
+Read = Callable[[Store, str], Awaitable[object]]
+
+
+async def list_twenty(store: Store) -> None:
+    """List the entries of twenty pictures of 1 MB, and remove those of one prompt."""
+    cache = ImageCache(store, ttl_seconds=3600, clock=lambda: 1_700_000_000.0)
+    for number in range(20):
+        assert await cache.store(sample_request(f"prompt {number}"), sample_image(bytes(1_000_000)))
+    assert len([header async for header in cache.entries()]) == 20
+    assert await cache.invalidate(parse_filter(prompt="prompt 7")) == 1
+
+
 @pytest.mark.anyio
 class StoreShape:
     """What holds for a store that may keep nothing."""
 
     async def test_a_missing_key_is_none(self, store: Store) -> None:
         assert await store.get("nothing") is None
+
+    async def test_of_a_missing_key_there_is_no_beginning(self, store: Store) -> None:
+        assert await store.peek("nothing", 10) is None
 
     async def test_removing_nothing_says_so(self, store: Store) -> None:
         assert await store.delete("nothing") is False
@@ -149,6 +176,20 @@ class StoreContract(StoreShape):
         new = await store.get("key")
         assert not isinstance(new, bytes | None)
         assert not new.vouched
+
+    @pytest.mark.parametrize("key", ["key", "schlüssel 🔑", "k" * 9000])
+    @pytest.mark.parametrize("value", [[], [b"one"], [b"head", TENTH]], ids=["empty", "short", "large"])
+    async def test_the_beginning_of_a_value(self, store: Store, key: str, value: Sequence[Piece]) -> None:
+        await store.set(key, value, expires_in=None)
+        for size in (0, 2, 3, 4, 100, 70_000, 10_000_000):
+            assert await store.peek(key, size) == join(value)[:size]
+
+    async def test_the_beginning_has_the_time_of_its_value(self, store: Store, clock: Clock) -> None:
+        await put(store, "key", TENTH, expires_in=10)
+        clock.advance(9.5)
+        assert await store.peek("key", 3) == TENTH[:3]
+        clock.advance(0.5)
+        assert await store.peek("key", 3) is None
 
     @pytest.mark.parametrize("key", ["", "../../etc/passwd", "a/b\\c:d*e", "schlüssel 🔑", "k" * 3000, "nul\0line\n"])
     async def test_any_text_is_a_key(self, store: Store, key: str) -> None:
@@ -232,6 +273,19 @@ class StoreContract(StoreShape):
         await put(store, "new", TENTH, TENTH[:200_000])
         assert "key 1" not in await keys_of(store)
         assert {"key 0", "key 2", "new"} <= set(await keys_of(store))
+
+    async def test_a_look_at_the_beginning_is_no_use(self, store: Store, clock: Clock) -> None:
+        for number in range(9):
+            clock.advance(1)
+            await put(store, f"key {number}", TENTH)
+        clock.advance(1)
+        await store.peek("key 0", 10)
+        # What may be evicting in the background has not seen what comes now: this waits for it.
+        await store.stats()
+        clock.advance(1)
+        await put(store, "new", TENTH, TENTH[:200_000])
+        assert "key 0" not in await keys_of(store)
+        assert "new" in await keys_of(store)
 
     async def test_expiry_is_no_eviction(self, store: Store, clock: Clock) -> None:
         await put(store, "key", TENTH, expires_in=1)

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfumato.cache.entry import DamagedEntryError, EntryHeader, check_picture, dump, open_entry
+from sfumato.cache.entry import (
+    DamagedEntryError,
+    EntryHeader,
+    check_picture,
+    dump,
+    header_end,
+    load_header,
+    open_entry,
+)
 from sfumato.images.fingerprint import prompt_digest
 from sfumato.images.request import Picture
 from sfumato.wire.payload import chunks, join
@@ -129,3 +137,12 @@ def test_another_version_is_not_read() -> None:
     assert load(framed(msgspec.json.encode(header), raw))[0] == header
     with pytest.raises(DamagedEntryError, match="version"):
         load(framed(older, raw))
+
+
+def test_the_beginning_tells_how_much_of_it_is_the_header() -> None:
+    entry = dumped()
+    end = header_end(entry[:12])
+    assert load_header(entry[:end]) == load_header(entry)
+    with pytest.raises(DamagedEntryError):
+        load_header(entry[: end - 1])
+    assert header_end(entry[:11]) == header_end(b"") == header_end(b"x" + entry[1:]) == 0

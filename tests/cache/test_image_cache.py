@@ -70,6 +70,10 @@ class FaultyStore:
         self.fail()
         return await self.held.get(key)
 
+    async def peek(self, key: str, size: int) -> bytes | None:
+        self.fail()
+        return await self.held.peek(key, size)
+
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         self.fail()
         return await self.held.set(key, value, expires_in=expires_in)

@@ -54,6 +54,9 @@ class Watched(MemoryStore):
         self.error: Exception | None = None
 
     async def get(self, key: str) -> bytes | MemoryValue | None:
+        raise AssertionError("a whole value was read")
+
+    async def peek(self, key: str, size: int) -> bytes | None:
         self.read.append(key)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -61,7 +64,7 @@ class Watched(MemoryStore):
         self.running -= 1
         if self.error is not None:
             raise self.error
-        return await super().get(key)
+        return await super().peek(key, size)
 
 
 def asking(model: str, prompt: str = "a lighthouse", **wish: Any) -> ImageRequest:
@@ -198,6 +201,26 @@ async def test_what_cannot_be_read_is_passed_over_and_counted(
     assert await cache.invalidate(parse_filter(older_than_seconds=0)) == 3
     assert faults[2:] == [CacheFault("invalidate", "damaged")] * 2
     assert await cache.invalidate(EVERY_ENTRY) == 2
+
+
+@pytest.mark.parametrize("length", [5_000, 200_000])
+async def test_an_entry_of_a_long_label_is_read_too(cache: ImageCache, clock: Clock, length: int) -> None:
+    await fill(cache, clock)
+    await cache.store(asking(PRO, "mine", tenant="t" * length), sample_image(b"picture" * 9000, created=clock.now))
+
+    (found,) = [header async for header in cache.entries(parse_filter(tenant="t" * length))]
+    assert found.size_bytes == 63_000
+    assert await cache.invalidate(parse_filter(tenant="t" * length)) == 1
+
+
+async def test_a_header_that_is_said_to_be_endless_is_damaged(
+    cache: ImageCache, store: Store, clock: Clock, faults: list[CacheFault]
+) -> None:
+    keys = await fill(cache, clock)
+    await store.set(keys["pro"], [b"sfmt\xff\xff\xff\xff", bytes(500_000)], expires_in=None)
+
+    assert len([header async for header in cache.entries()]) == 4
+    assert faults == [CacheFault("list", "damaged")]
 
 
 async def test_a_store_that_fails_is_told_to_administrators(clock: Clock, faults: list[CacheFault]) -> None:

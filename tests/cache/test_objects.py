@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from obstore.exceptions import PermissionDeniedError
 
 from sfumato.cache.circuit import Circuit, CircuitOpenError
 from sfumato.cache.framing import build_head
@@ -20,14 +21,18 @@ from sfumato.cache.store import DamagedValueError
 from sfumato.errors import ConfigurationError
 from tests.cache.contract import (
     CAPACITY_BYTES,
+    READS,
     TENTH,
     Clock,
+    Read,
     StoreContract,
     keys_of,
+    list_twenty,
     put,
     sample_image,
     sample_request,
 )
+from tests.support.fault_proxy import Break, fault_proxy
 from tests.support.s3_server import BUCKET, S3Server, s3_serving, silence_serving, use_endpoint
 
 # A wait that no test is to see the end of.
@@ -89,14 +94,15 @@ class TestInADirectory(StoreContract):
         ],
         ids=["empty", "short", "foreign", "other key", "cut short", "too long", "flipped"],
     )
+    @READS
     async def test_a_damaged_object_is_told_and_removed(
-        self, store: ObjectStore, directory: Path, content: bytes
+        self, store: ObjectStore, directory: Path, content: bytes, read: Read
     ) -> None:
         await put(store, "key", b"value")
         file = directory / path_of("key")
         file.write_bytes(content)
         with pytest.raises(DamagedValueError):
-            await store.get("key")
+            await read(store, "key")
         assert not file.exists()
         assert await store.get("key") is None
 
@@ -116,12 +122,13 @@ class TestInADirectory(StoreContract):
         assert await store.clear() == 1
         assert foreign.read_text() == "mine"
 
+    @READS
     async def test_an_expired_object_is_removed_when_it_is_read(
-        self, store: ObjectStore, directory: Path, clock: Clock
+        self, store: ObjectStore, directory: Path, clock: Clock, read: Read
     ) -> None:
         await put(store, "key", TENTH, expires_in=1)
         clock.advance(1)
-        assert await store.get("key") is None
+        assert await read(store, "key") is None
         assert not (directory / path_of("key")).exists()
 
     async def test_removals_of_others_do_not_stop_an_eviction(self, store: ObjectStore, directory: Path) -> None:
@@ -137,8 +144,8 @@ class TestInADirectory(StoreContract):
         for number in range(12):
             clock.advance(1)
             await put(store if number % 2 else other, f"key {number}", TENTH)
-        await store._settled()
-        await other._settled()
+        await store._tidying.settled()
+        await other._tidying.settled()
         assert (await store.stats()).size_bytes <= CAPACITY_BYTES * 17 / 16
 
 
@@ -161,6 +168,34 @@ class TestOnS3(StoreContract):
         assert await put(store, "key", *value)
         assert await store.get("key") == b"".join(value)
         await store.aclose()
+
+    async def test_listing_reads_the_beginnings_only(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with fault_proxy(s3.port) as proxy:
+            use_endpoint(f"http://127.0.0.1:{proxy.port}", monkeypatch)
+            await list_twenty(ObjectStore(f"s3://{BUCKET}", 100_000_000, answer_seconds=LONG))
+            assert 20 * 1000 < proxy.answered_bytes < 500_000
+
+    @READS
+    async def test_an_object_without_bytes_is_removed(self, store: ObjectStore, read: Read) -> None:
+        """A range of it is refused: 416."""
+        await store._bucket.put_async(path_of("key"), b"", use_multipart=False)
+        with pytest.raises(DamagedValueError):
+            await read(store, "key")
+        assert await read(store, "key") is None
+
+    async def test_a_refused_look_is_no_damage(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+        async with fault_proxy(s3.port) as proxy:
+            use_endpoint(f"http://127.0.0.1:{proxy.port}", monkeypatch)
+            store = ObjectStore(
+                f"s3://{BUCKET}", CAPACITY_BYTES, circuit=Circuit(random=lambda: 0), answer_seconds=LONG
+            )
+            await put(store, "key", b"value")
+            await store._tidying.settled()
+            proxy.breaks.append(Break("close", instead=refusal))
+            with pytest.raises(PermissionDeniedError):
+                await store.peek("key", 3)
+            assert await store.get("key") == b"value"
 
     async def test_a_missing_bucket_is_a_fault_of_the_write(self, s3: S3Server) -> None:
         store = ObjectStore("s3://elsewhere", CAPACITY_BYTES, answer_seconds=LONG)
@@ -235,7 +270,7 @@ class TestABucketThatGoesAway:
         with silence_serving() as url:
             use_endpoint(url, monkeypatch)
             store = ObjectStore(f"s3://{BUCKET}", CAPACITY_BYTES, answer_seconds=LONG)
-            store._begin_tidy()
+            store._tidying.begin()
             with anyio.fail_after(LONG / 2):
                 await anyio.lowlevel.checkpoint()
                 await store.aclose()
@@ -247,8 +282,8 @@ class TestABucketThatGoesAway:
             use_endpoint(url, monkeypatch)
             store = ObjectStore(f"s3://{BUCKET}", CAPACITY_BYTES, answer_seconds=0.05)
             for _ in range(2):
-                store._begin_tidy()
-                await store._settled()
+                store._tidying.begin()
+                await store._tidying.settled()
         told = [record for record in caplog.records if record.name == "sfumato.cache"]
         assert [record.getMessage() for record in told] == [
             "The cache's bucket cannot be tidied (TimeoutError); its budget is not kept."

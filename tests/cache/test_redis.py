@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -23,10 +23,13 @@ from sfumato.cache.store import DamagedValueError, StoreFullError, StoreUnavaila
 from sfumato.errors import ConfigurationError
 from tests.cache.contract import (
     CAPACITY_BYTES,
+    READS,
     TENTH,
     Clock,
+    Read,
     StoreContract,
     keys_of,
+    list_twenty,
     put,
     sample_image,
     sample_request,
@@ -44,33 +47,14 @@ AT_ONCE_SECONDS = 0.05
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    with shared_server.admin() as admin:
-        admin.flushall()
-    return shared_server
-
-
-@pytest.fixture
-def admin(server: RedisServer) -> Iterator[Any]:
-    with server.admin() as client:
-        yield client
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-async def connection(server: RedisServer) -> AsyncIterator[RedisConnection]:
-    made = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+async def connection(redis_server: RedisServer) -> AsyncIterator[RedisConnection]:
+    made = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
     yield made
     await made.aclose()
 
@@ -117,82 +101,82 @@ def names_with(admin: Any, word: bytes) -> list[bytes]:
 
 
 class TestRedisStore(StoreContract):
-    async def test_values_outlive_the_store(self, store: RedisStore, server: RedisServer, clock: Clock) -> None:
+    async def test_values_outlive_the_store(self, store: RedisStore, redis_server: RedisServer, clock: Clock) -> None:
         await put(store, "key", b"value", expires_in=10)
         await store.aclose()
         with pytest.raises(StoreUnavailableError):
             await store.get("key")
-        later = RedisStore(connect(server.url, timeout_seconds=PATIENT_SECONDS), CAPACITY_BYTES, clock=clock)
+        later = RedisStore(connect(redis_server.url, timeout_seconds=PATIENT_SECONDS), CAPACITY_BYTES, clock=clock)
         assert await later.get("key") == b"value"
         await later.aclose()
 
-    async def test_redis_itself_ends_a_value(self, store: RedisStore, admin: Any, clock: Clock) -> None:
+    async def test_redis_itself_ends_a_value(self, store: RedisStore, redis_admin: Any, clock: Clock) -> None:
         await put(store, "short", b"value", expires_in=0.03)
         await put(store, "large", *[TENTH] * 4, expires_in=60)
         await put(store, "endless", b"value")
-        assert 59_000 < admin.pttl(value_key("large")) <= 60_000
-        assert admin.pttl(value_key("endless")) == -1
+        assert 59_000 < redis_admin.pttl(value_key("large")) <= 60_000
+        assert redis_admin.pttl(value_key("endless")) == -1
         await asyncio.sleep(0.05)
         clock.advance(0.01)
         assert await store.get("short") is None
         assert (await store.stats()).entries == 2
 
-    async def test_a_large_value_that_never_ends_does_not(self, store: RedisStore, admin: Any) -> None:
+    async def test_a_large_value_that_never_ends_does_not(self, store: RedisStore, redis_admin: Any) -> None:
         await put(store, "large", *[TENTH] * 4)
-        assert admin.pttl(value_key("large")) == -1
+        assert redis_admin.pttl(value_key("large")) == -1
 
     async def test_what_redis_evicted_is_dropped_when_it_is_met(
-        self, store: RedisStore, admin: Any, clock: Clock
+        self, store: RedisStore, redis_admin: Any, clock: Clock
     ) -> None:
         for key in ("read", "listed", "stays"):
             await put(store, key, b"value")
         clock.advance(1)
-        admin.delete(value_key("read"), value_key("listed"))
+        redis_admin.delete(value_key("read"), value_key("listed"))
         assert await store.get("read") is None
         assert (await store.stats()).entries == 2
         assert await keys_of(store) == ["stays"]
         assert (await store.stats()).entries == 1
 
     @pytest.mark.parametrize("lost", INDEX_KEYS)
-    async def test_a_lost_index_heals_as_values_are_read(self, store: RedisStore, admin: Any, lost: str) -> None:
+    async def test_a_lost_index_heals_as_values_are_read(self, store: RedisStore, redis_admin: Any, lost: str) -> None:
         for key in ("one", "two"):
             await put(store, key, b"value")
         whole = await store.stats()
-        admin.delete(lost)
+        redis_admin.delete(lost)
         assert (await store.stats()).entries == 0
         for key in ("one", "two"):
             assert await store.get(key) == b"value"
         assert await store.stats() == whole
 
-    async def test_clear_finds_what_the_index_has_lost(self, store: RedisStore, admin: Any) -> None:
+    async def test_clear_finds_what_the_index_has_lost(self, store: RedisStore, redis_admin: Any) -> None:
         for key in ("one", "two"):
             await put(store, key, b"value")
-        admin.delete(*INDEX_KEYS)
-        admin.set("somebody else's", "stays")
+        redis_admin.delete(*INDEX_KEYS)
+        redis_admin.set("somebody else's", "stays")
         assert await store.clear() == 2
-        assert admin.keys("*") == [b"somebody else's"]
+        assert redis_admin.keys("*") == [b"somebody else's"]
 
-    async def test_an_index_of_somebody_else_is_replaced(self, store: RedisStore, admin: Any) -> None:
-        admin.set(INDEX_KEYS[0], "foreign")
+    async def test_an_index_of_somebody_else_is_replaced(self, store: RedisStore, redis_admin: Any) -> None:
+        redis_admin.set(INDEX_KEYS[0], "foreign")
         assert await put(store, "key", b"value")
         assert await keys_of(store) == ["key"]
 
-    async def test_an_emptied_store_leaves_nothing_in_redis(self, store: RedisStore, admin: Any) -> None:
+    async def test_an_emptied_store_leaves_nothing_in_redis(self, store: RedisStore, redis_admin: Any) -> None:
         await put(store, "key", *[TENTH] * 4)
         await store.delete("key")
-        assert admin.keys("*") == []
+        assert redis_admin.keys("*") == []
 
     async def test_two_processes_keep_one_budget(
-        self, store: RedisStore, server: RedisServer, admin: Any, clock: Clock
+        self, store: RedisStore, redis_server: RedisServer, redis_admin: Any, clock: Clock
     ) -> None:
-        other = RedisStore(connect(server.url, timeout_seconds=PATIENT_SECONDS), CAPACITY_BYTES, clock=clock)
+        other = RedisStore(connect(redis_server.url, timeout_seconds=PATIENT_SECONDS), CAPACITY_BYTES, clock=clock)
         for number in range(20):
             clock.advance(1)
             await put((store, other)[number % 2], f"key {number}", TENTH)
         first, second = await store.stats(), await other.stats()
         assert first.entries == second.entries
         assert first.entries + first.evictions + second.evictions == 20
-        held = sum(admin.strlen(name) for name in names_with(admin, b":value"))
+        held = sum(redis_admin.strlen(name) for name in names_with(redis_admin, b":value"))
         assert held == first.size_bytes <= CAPACITY_BYTES
         await other.aclose()
 
@@ -226,12 +210,14 @@ class TestLargeValues:
 
     @pytest.mark.parametrize("extra", [-1, 0, 1])
     @pytest.mark.parametrize("chunks", [1, 2])
-    async def test_the_borders_of_chunks(self, large_store: RedisStore, admin: Any, chunks: int, extra: int) -> None:
+    async def test_the_borders_of_chunks(
+        self, large_store: RedisStore, redis_admin: Any, chunks: int, extra: int
+    ) -> None:
         for around in (0, 20, 49, 52, 72):
             value = os.urandom(chunks * CHUNK_BYTES + extra - around)
             await put(large_store, "key", value[:7], value[7:])
             assert await large_store.get("key") == value
-        assert names_with(admin, b":writing:") == []
+        assert names_with(redis_admin, b":writing:") == []
 
     async def test_a_value_replaced_while_it_is_read_is_read_anew(
         self, large_store: RedisStore, connection: RedisConnection
@@ -267,20 +253,20 @@ class TestLargeValues:
         assert await reader.get("key") is None
 
     async def test_what_vanishes_while_it_is_written_is_not_kept(
-        self, large_store: RedisStore, connection: RedisConnection, admin: Any
+        self, large_store: RedisStore, connection: RedisConnection, redis_admin: Any
     ) -> None:
         await put(large_store, "key", b"older")
 
         async def evict() -> None:
-            admin.delete(*names_with(admin, b":writing:"))
+            redis_admin.delete(*names_with(redis_admin, b":writing:"))
 
         evicting = Interrupted(connection, evict, command="APPEND")
         writer = RedisStore(evicting, LARGE_BYTES)
         assert await put(writer, "key", os.urandom(4_000_000)) is False
-        assert admin.keys("*") == []
+        assert redis_admin.keys("*") == []
 
     async def test_what_a_dead_writer_leaves_ends_by_itself(
-        self, large_store: RedisStore, connection: RedisConnection, admin: Any
+        self, large_store: RedisStore, connection: RedisConnection, redis_admin: Any
     ) -> None:
         async def die() -> None:
             raise asyncio.CancelledError
@@ -289,8 +275,8 @@ class TestLargeValues:
         writer = RedisStore(dying, LARGE_BYTES)
         with pytest.raises(asyncio.CancelledError):
             await put(writer, "key", os.urandom(4_000_000))
-        (left,) = admin.keys("*")
-        assert 0 < admin.pttl(left) <= 10_000
+        (left,) = redis_admin.keys("*")
+        assert 0 < redis_admin.pttl(left) <= 10_000
 
 
 class Interrupted(RedisConnection):
@@ -323,78 +309,120 @@ class Interrupted(RedisConnection):
             await self._work()
 
 
+class Apart(Interrupted):
+    """One on which something happens between commands that are sent at once, too."""
+
+    async def execute_all(self, commands: Any, **options: Any) -> Any:
+        return [await self.execute(*command, **options) for command in commands]
+
+
+class TestBeginnings:
+    async def test_listing_reads_the_beginnings_only(self, large_store: RedisStore, redis_admin: Any) -> None:
+        before = redis_admin.info("stats")["total_net_output_bytes"]
+        await list_twenty(large_store)
+        assert 20 * 500 < redis_admin.info("stats")["total_net_output_bytes"] - before < 500_000
+
+    async def test_a_value_that_redis_evicted_leaves_the_index(
+        self, store: RedisStore, redis_admin: Any, clock: Clock
+    ) -> None:
+        await put(store, "key", b"value")
+        redis_admin.delete(value_key("key"))
+        clock.advance(1)
+        assert await store.peek("key", 3) is None
+        assert (await store.stats()).entries == 0
+
+    async def test_a_value_whose_time_is_over_is_removed(
+        self, store: RedisStore, redis_admin: Any, clock: Clock
+    ) -> None:
+        await put(store, "key", b"value", expires_in=60)
+        clock.advance(60)
+        assert await store.peek("key", 3) is None
+        assert redis_admin.exists(value_key("key")) == 0
+
+    async def test_a_value_that_is_replaced_between_two_commands_is_the_new_one(
+        self, store: RedisStore, connection: RedisConnection
+    ) -> None:
+        await put(store, "key", b"value")
+        replacing = Apart(connection, lambda: put(store, "key", b"another"))
+        assert await RedisStore(replacing, CAPACITY_BYTES).peek("key", 3) == b"ano"
+
+
 class TestDamage:
     @pytest.mark.parametrize("size", [1000, 3_000_000])
     @pytest.mark.parametrize("place", [0, 8, 30, 50, 500, -1, -15])
     async def test_a_flipped_byte_is_never_served(
-        self, large_store: RedisStore, admin: Any, size: int, place: int
+        self, large_store: RedisStore, redis_admin: Any, size: int, place: int
     ) -> None:
         await put(large_store, "key", os.urandom(size))
         name = value_key("key")
-        place %= admin.strlen(name)
-        (byte,) = admin.getrange(name, place, place)
-        admin.setrange(name, place, bytes([byte ^ 1]))
+        place %= redis_admin.strlen(name)
+        (byte,) = redis_admin.getrange(name, place, place)
+        redis_admin.setrange(name, place, bytes([byte ^ 1]))
         with pytest.raises(DamagedValueError):
             await large_store.get("key")
-        assert admin.exists(name) == 0
+        assert redis_admin.exists(name) == 0
         assert await large_store.get("key") is None
         assert (await large_store.stats()).entries == 0
 
     @pytest.mark.parametrize("size", [1000, 3_000_000])
     @pytest.mark.parametrize("cut", [-1, -30, 0.5])
+    @READS
     async def test_a_value_cut_short_is_removed(
-        self, large_store: RedisStore, admin: Any, size: int, cut: float
+        self, large_store: RedisStore, redis_admin: Any, size: int, cut: float, read: Read
     ) -> None:
         await put(large_store, "key", os.urandom(size))
-        text = admin.get(value_key("key"))
-        admin.set(value_key("key"), text[: int(cut) or len(text) // 2])
+        text = redis_admin.get(value_key("key"))
+        redis_admin.set(value_key("key"), text[: int(cut) or len(text) // 2])
         with pytest.raises(DamagedValueError):
-            await large_store.get("key")
-        assert admin.exists(value_key("key")) == 0
+            await read(large_store, "key")
+        assert redis_admin.exists(value_key("key")) == 0
 
     @pytest.mark.parametrize("size", [1000, 3_000_000])
     async def test_bytes_behind_a_value_are_never_part_of_it(
-        self, large_store: RedisStore, admin: Any, size: int
+        self, large_store: RedisStore, redis_admin: Any, size: int
     ) -> None:
         value = os.urandom(size)
         await put(large_store, "key", value)
-        admin.append(value_key("key"), b"more")
+        redis_admin.append(value_key("key"), b"more")
         with contextlib.suppress(DamagedValueError):
             assert await large_store.get("key") == value
 
     @pytest.mark.parametrize("kind", ["string", "short", "hash"])
-    async def test_a_foreign_value_is_removed(self, store: RedisStore, admin: Any, kind: str) -> None:
+    @READS
+    async def test_a_foreign_value_is_removed(self, store: RedisStore, redis_admin: Any, kind: str, read: Read) -> None:
         name = value_key("key")
         if kind == "hash":
-            admin.hset(name, "field", "value")
+            redis_admin.hset(name, "field", "value")
         else:
-            admin.set(name, b"x" * (5 if kind == "short" else 5000))
+            redis_admin.set(name, b"x" * (5 if kind == "short" else 5000))
         with pytest.raises(DamagedValueError):
-            await store.get("key")
-        assert admin.exists(name) == 0
+            await read(store, "key")
+        assert redis_admin.exists(name) == 0
 
-    async def test_a_foreign_value_is_replaced(self, store: RedisStore, admin: Any) -> None:
+    async def test_a_foreign_value_is_replaced(self, store: RedisStore, redis_admin: Any) -> None:
         for name in ("small", "large"):
-            admin.hset(value_key(name), "field", "value")
+            redis_admin.hset(value_key(name), "field", "value")
         assert await put(store, "small", b"value")
         assert await put(store, "large", *[TENTH] * 4)
         assert await store.get("small") == b"value"
         assert await store.get("large") == TENTH * 4
 
-    async def test_the_value_of_another_key_is_foreign(self, store: RedisStore, admin: Any) -> None:
+    @READS
+    async def test_the_value_of_another_key_is_foreign(self, store: RedisStore, redis_admin: Any, read: Read) -> None:
         await put(store, "one", b"value")
-        admin.rename(value_key("one"), value_key("two"))
+        redis_admin.rename(value_key("one"), value_key("two"))
         with pytest.raises(DamagedValueError):
-            await store.get("two")
+            await read(store, "two")
 
+    @READS
     async def test_a_good_value_that_has_replaced_a_damaged_one_stays(
-        self, store: RedisStore, connection: RedisConnection, admin: Any
+        self, store: RedisStore, connection: RedisConnection, redis_admin: Any, read: Read
     ) -> None:
-        admin.set(value_key("key"), b"x" * 5000)
+        redis_admin.set(value_key("key"), b"x" * 5000)
         repairing = Interrupted(connection, lambda: put(store, "key", b"good"))
         reader = RedisStore(repairing, CAPACITY_BYTES)
         with pytest.raises(DamagedValueError):
-            await reader.get("key")
+            await read(reader, "key")
         assert await store.get("key") == b"good"
 
 
@@ -426,9 +454,9 @@ class TestFaults:
                 assert await store.get("key") is None
 
     @pytest.mark.parametrize("connected", [True, False])
-    async def test_a_redis_that_stalls_costs_one_wait(self, server: RedisServer, *, connected: bool) -> None:
+    async def test_a_redis_that_stalls_costs_one_wait(self, redis_server: RedisServer, *, connected: bool) -> None:
         clock = Clock()
-        async with fault_proxy(server.port) as proxy, hurried(proxy.port, clock=clock) as store:
+        async with fault_proxy(redis_server.port) as proxy, hurried(proxy.port, clock=clock) as store:
             if connected:
                 await put(store, "key", b"value")
             proxy.stall()
@@ -445,9 +473,11 @@ class TestFaults:
             clock.advance(30)
             assert await store.get("key") == (b"value" if connected else None)
 
-    async def test_a_transfer_that_stalls_midway_ends_soon(self, server: RedisServer, large_store: RedisStore) -> None:
+    async def test_a_transfer_that_stalls_midway_ends_soon(
+        self, redis_server: RedisServer, large_store: RedisStore
+    ) -> None:
         await put(large_store, "key", os.urandom(10_000_000))
-        async with fault_proxy(server.port) as proxy, hurried(proxy.port) as store:
+        async with fault_proxy(redis_server.port) as proxy, hurried(proxy.port) as store:
             proxy.stall_after_bytes = 4_000_000
             began = time.perf_counter()
             with pytest.raises(StoreUnavailableError):
@@ -455,16 +485,18 @@ class TestFaults:
             # 4 MB at the slowest rate, and a stall.
             assert time.perf_counter() - began < 0.5 + FAULT_SECONDS
 
-    async def test_a_write_that_stalls_ends_soon(self, server: RedisServer) -> None:
-        async with fault_proxy(server.port) as proxy, hurried(proxy.port) as store:
+    async def test_a_write_that_stalls_ends_soon(self, redis_server: RedisServer) -> None:
+        async with fault_proxy(redis_server.port) as proxy, hurried(proxy.port) as store:
             value = os.urandom(20_000_000)
             await store.get("key")
             proxy.stall()
             await fails_within(FAULT_SECONDS, lambda: put(store, "key", value))
 
-    async def test_a_crawling_redis_is_as_good_as_none(self, server: RedisServer, large_store: RedisStore) -> None:
+    async def test_a_crawling_redis_is_as_good_as_none(
+        self, redis_server: RedisServer, large_store: RedisStore
+    ) -> None:
         await put(large_store, "key", os.urandom(8_000_000))
-        async with fault_proxy(server.port) as proxy, hurried(proxy.port) as store:
+        async with fault_proxy(redis_server.port) as proxy, hurried(proxy.port) as store:
             # Each 64 KB come 10 ms late: 0.16 s for each chunk, every one within its own time.
             proxy.delay_seconds = 0.01
             began = time.perf_counter()
@@ -472,9 +504,9 @@ class TestFaults:
                 await store.get("key")
             assert time.perf_counter() - began < 1.2
 
-    async def test_cut_connections_are_a_fault_and_no_more(self, server: RedisServer) -> None:
+    async def test_cut_connections_are_a_fault_and_no_more(self, redis_server: RedisServer) -> None:
         clock = Clock()
-        async with fault_proxy(server.port) as proxy, hurried(proxy.port, clock=clock) as store:
+        async with fault_proxy(redis_server.port) as proxy, hurried(proxy.port, clock=clock) as store:
             await put(store, "key", b"value")
             proxy.stall()
             looking = asyncio.create_task(store.get("key"))
@@ -486,8 +518,8 @@ class TestFaults:
             clock.advance(1)
             assert await store.get("key") == b"value"
 
-    async def test_a_cancelled_reader_leaves_the_connection_in_order(self, server: RedisServer) -> None:
-        async with fault_proxy(server.port) as proxy, hurried(proxy.port) as store:
+    async def test_a_cancelled_reader_leaves_the_connection_in_order(self, redis_server: RedisServer) -> None:
+        async with fault_proxy(redis_server.port) as proxy, hurried(proxy.port) as store:
             for key in ("one", "two"):
                 await put(store, key, key.encode())
             proxy.stall()
@@ -513,17 +545,19 @@ class TestFaults:
                 await fails_within(AT_ONCE_SECONDS, lambda: put(store, "small", b"value"))
                 assert await store.delete("key") is True
 
-    async def test_writers_stay_away_from_a_full_redis_for_a_while(self, server: RedisServer, admin: Any) -> None:
+    async def test_writers_stay_away_from_a_full_redis_for_a_while(
+        self, redis_server: RedisServer, redis_admin: Any
+    ) -> None:
         clock = Clock()
-        connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+        connection = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
         writes = Circuit(fault=StoreFullError, clock=clock, random=lambda: 1.0)
         store = RedisStore(connection, LARGE_BYTES, writes=writes)
-        admin.config_set("maxmemory", "1mb")
+        redis_admin.config_set("maxmemory", "1mb")
         try:
             with pytest.raises(StoreFullError):
                 await put(store, "key", b"value")
         finally:
-            admin.config_set("maxmemory", "0")
+            redis_admin.config_set("maxmemory", "0")
         with pytest.raises(StoreFullError):
             await put(store, "key", b"value")
         clock.advance(1)
@@ -572,14 +606,14 @@ class TestFaults:
 
 
 class TestTopologies:
-    async def test_a_socket(self, server: RedisServer) -> None:
-        await self._check(f"unix://{server.socket}?db=3")
-        with server.admin() as admin:
+    async def test_a_socket(self, redis_server: RedisServer) -> None:
+        await self._check(f"unix://{redis_server.socket}?db=3")
+        with redis_server.admin() as admin:
             admin.select(3)
             assert admin.dbsize() > 0
 
-    async def test_valkey_and_a_database(self, server: RedisServer) -> None:
-        await self._check(f"valkey://127.0.0.1:{server.port}/2")
+    async def test_valkey_and_a_database(self, redis_server: RedisServer) -> None:
+        await self._check(f"valkey://127.0.0.1:{redis_server.port}/2")
 
     async def test_a_cluster(self) -> None:
         with running_cluster() as nodes:
@@ -620,8 +654,8 @@ class TestTopologies:
             finally:
                 await store.aclose()
 
-    async def test_sentinels_name_the_master(self, server: RedisServer) -> None:
-        with running_sentinel(server, "pictures") as sentinel:
+    async def test_sentinels_name_the_master(self, redis_server: RedisServer) -> None:
+        with running_sentinel(redis_server, "pictures") as sentinel:
             await self._check(f"redis+sentinel://127.0.0.1:{sentinel.port},127.0.0.1:1/pictures/4")
             connection = connect(f"redis+sentinel://127.0.0.1:{sentinel.port}/unknown")
             with pytest.raises(StoreUnavailableError):

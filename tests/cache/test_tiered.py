@@ -62,6 +62,10 @@ class Backend(MemoryStore):
         await self.released.wait()
         return value
 
+    async def peek(self, key: str, size: int) -> bytes | None:
+        self._fail()
+        return await super().peek(key, size)
+
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         self._fail()
         return await super().set(key, value, expires_in=expires_in)
@@ -241,6 +245,18 @@ class TestTheTier:
         for key in ("one", "two"):
             with pytest.raises(OSError, match="gone"):
                 await store.get(key)
+
+    async def test_a_beginning_comes_from_memory_where_it_is_and_is_not_kept_there(
+        self, store: TieredStore, backend: Backend, memory: MemoryStore
+    ) -> None:
+        await put(store, "near", b"value")
+        await put(backend, "far", b"value")
+        assert await store.peek("far", 2) == b"va"
+        backend.fault = OSError("gone")
+        assert await store.peek("near", 2) == b"va"
+        with pytest.raises(OSError, match="gone"):
+            await store.peek("far", 2)
+        assert (await memory.stats()).entries == 1
 
     async def test_a_damaged_value_is_told(self, store: TieredStore, backend: Backend) -> None:
         backend.fault = DamagedValueError("damaged")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,19 +16,13 @@ from sfumato.cache.store import StoreUnavailableError
 from sfumato.engine.file_notes import FileNotes
 from sfumato.engine.notes import LocalNotes, Notes
 from sfumato.engine.redis_notes import RedisNotes
-from tests.support.redis_server import RedisServer, running_redis
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 
 def files(directory: Path) -> list[Path]:
     return list(directory.iterdir())
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
 
 
 @pytest.fixture(params=["local", "file", "redis"])
@@ -40,9 +34,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     elif request.param == "file":
         yield FileNotes(tmp_path / "notes"), FileNotes(tmp_path / "notes")
     else:
-        server: RedisServer = request.getfixturevalue("redis")
-        with server.admin() as admin:
-            admin.flushall()
+        server: RedisServer = request.getfixturevalue("redis_server")
         connections = [connect(server.url, timeout_seconds=10) for _ in range(2)]
         yield RedisNotes(connections[0]), RedisNotes(connections[1])
         for connection in connections:
@@ -144,7 +136,7 @@ async def test_names_of_files_tell_nothing(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
 
 
-async def test_a_redis_that_is_gone_says_so(redis: RedisServer) -> None:
+async def test_a_redis_that_is_gone_says_so() -> None:
     connection = connect("redis://127.0.0.1:1")
     with pytest.raises(StoreUnavailableError):
         await RedisNotes(connection).write("key", "one", seconds=60)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from typing import Any
@@ -34,31 +34,12 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    with shared_server.admin() as admin:
-        admin.flushall()
-    return shared_server
-
-
-@pytest.fixture
-def admin(server: RedisServer) -> Iterator[Any]:
-    with server.admin() as client:
-        yield client
-
-
-@pytest.fixture
-async def connections(server: RedisServer) -> AsyncIterator[tuple[RedisConnection, RedisConnection]]:
+async def connections(redis_server: RedisServer) -> AsyncIterator[tuple[RedisConnection, RedisConnection]]:
     """Those of two processes."""
     async with AsyncExitStack() as stack:
         made = [
-            await stack.enter_async_context(aclosing(connect(server.url, timeout_seconds=PATIENT_SECONDS)))
+            await stack.enter_async_context(aclosing(connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)))
             for _ in range(2)
         ]
         yield made[0], made[1]
@@ -114,19 +95,19 @@ async def test_of_two_ends_the_later_one_stays(connections: Connections) -> None
     assert told(await second.read()) == [("id", PRO, "billing", 7200)]
 
 
-async def test_a_rest_ends_and_leaves_nothing_behind(connections: Connections, admin: Any) -> None:
+async def test_a_rest_ends_and_leaves_nothing_behind(connections: Connections, redis_admin: Any) -> None:
     clock = Clock()
     first, second = board(connections[0]), board(connections[1], clock)
     await first.publish(Notice("id-short", PRO, "per_minute", 0.03))
     await first.publish(Notice("id-long", PRO, "per_minute", 60.0))
-    assert 0 < admin.pttl(COOLING_KEY) <= 60_000
+    assert 0 < redis_admin.pttl(COOLING_KEY) <= 60_000
     while len(told_now := await second.read()) > 1:
         clock.now += 0.5
         await asyncio.sleep(0.005)
     assert told(told_now) == [("id-long", PRO, "per_minute", 60)]
     await first.publish(Notice("id-new", PRO, "per_minute", 30.0))
-    assert admin.hlen(COOLING_KEY) == 2
-    assert 30_000 < admin.pttl(COOLING_KEY) <= 60_000
+    assert redis_admin.hlen(COOLING_KEY) == 2
+    assert 30_000 < redis_admin.pttl(COOLING_KEY) <= 60_000
 
 
 async def test_what_is_known_ages_between_two_readings(connections: Connections) -> None:
@@ -142,24 +123,24 @@ async def test_what_is_known_ages_between_two_readings(connections: Connections)
     assert len(await second.read()) == 2
 
 
-async def test_redis_holds_no_label_and_no_key(connections: Connections, admin: Any) -> None:
+async def test_redis_holds_no_label_and_no_key(connections: Connections, redis_admin: Any) -> None:
     accounts = AccountPool([account("label-a")], board=board(connections[0]))
     await accounts.report(account("label-a"), PRO, QuotaExhaustedError("m", reason="per_day"))
-    held = str(admin.hgetall(COOLING_KEY)) + str(admin.keys("*"))
+    held = str(redis_admin.hgetall(COOLING_KEY)) + str(redis_admin.keys("*"))
     assert PRO in held
     assert "hidden" not in held
     assert "label-a" not in held
 
 
-async def test_what_does_not_belong_there_is_not_believed(connections: Connections, admin: Any) -> None:
+async def test_what_does_not_belong_there_is_not_believed(connections: Connections, redis_admin: Any) -> None:
     clock = Clock()
     it = board(connections[0], clock)
-    admin.set(COOLING_KEY, "another's")
+    redis_admin.set(COOLING_KEY, "another's")
     assert await it.read() == []
     await it.publish(LIMITED)
-    admin.hset(COOLING_KEY, "id-x model", "a_class_of_the_future 99999999999999")
-    admin.hset(COOLING_KEY, "id-y model", "no end")
-    admin.hset(COOLING_KEY, "id-z model", "")
+    redis_admin.hset(COOLING_KEY, "id-x model", "a_class_of_the_future 99999999999999")
+    redis_admin.hset(COOLING_KEY, "id-y model", "no end")
+    redis_admin.hset(COOLING_KEY, "id-z model", "")
     clock.now += 0.5
     assert told(await it.read()) == [("id-a", PRO, "per_minute", 20)]
 
@@ -199,8 +180,8 @@ async def test_a_redis_that_is_gone_is_told_once_and_again_when_it_is_back(caplo
         await connection.aclose()
 
 
-async def test_nobody_waits_long_for_a_reading_that_stalls(server: RedisServer) -> None:
-    async with fault_proxy(server.port) as proxy:
+async def test_nobody_waits_long_for_a_reading_that_stalls(redis_server: RedisServer) -> None:
+    async with fault_proxy(redis_server.port) as proxy:
         connection = connect(f"redis://127.0.0.1:{proxy.port}", timeout_seconds=PATIENT_SECONDS)
         it = RedisCoolingBoard(connection, patience_seconds=0.001)
         proxy.stall()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,29 +23,10 @@ FAULT_SECONDS = 0.25 + 0.2
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[RedisServer]:
-    with running_redis() as server:
-        yield server
-
-
 @pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    with shared_server.admin() as admin:
-        admin.flushall()
-    return shared_server
-
-
-@pytest.fixture
-def admin(server: RedisServer) -> Iterator[Any]:
-    with server.admin() as client:
-        yield client
-
-
-@pytest.fixture
-async def hosts(server: RedisServer) -> AsyncIterator[tuple[RedisLeases, RedisLeases]]:
+async def hosts(redis_server: RedisServer) -> AsyncIterator[tuple[RedisLeases, RedisLeases]]:
     """Two hosts, whose dead leave their leases for 150 ms."""
-    connections = [connect(server.url, timeout_seconds=PATIENT_SECONDS) for _ in range(2)]
+    connections = [connect(redis_server.url, timeout_seconds=PATIENT_SECONDS) for _ in range(2)]
     first, second = (RedisLeases(connection, ttl_seconds=0.15) for connection in connections)
     yield first, second
     for leases, connection in zip((first, second), connections, strict=True):
@@ -73,19 +54,20 @@ async def test_one_holds_it_and_the_others_do_not(hosts: Hosts) -> None:
     assert await second.acquire("key") is not None
 
 
-async def test_whoever_is_cancelled_while_it_takes_one_holds_none(server: RedisServer, admin: Any) -> None:
+async def test_whoever_is_cancelled_while_it_takes_one_holds_none(redis_server: RedisServer, redis_admin: Any) -> None:
     """Redis has given it already; nobody else waits for the end of its time."""
-    connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    connection = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
     leases = RedisLeases(connection, ttl_seconds=60)
     taking = asyncio.create_task(leases.acquire("key"))
     async with asyncio.timeout(5):
-        while not admin.exists(lease_key("key")):  # noqa: ASYNC110  # step by step: the answer is not to be read yet
+        # Step by step: the answer is not to be read yet.
+        while not redis_admin.exists(lease_key("key")):  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert not taking.done()
 
     taking.cancel()
     await asyncio.wait([taking])
-    await eventually(lambda: not admin.exists(lease_key("key")))
+    await eventually(lambda: not redis_admin.exists(lease_key("key")))
 
     assert taking.cancelled()
     await leases.aclose()
@@ -97,12 +79,12 @@ async def test_of_many_one_is_first(hosts: Hosts) -> None:
     assert sum(lease is not None for lease in taken) == 1
 
 
-async def test_only_its_holder_gives_it_back(hosts: Hosts, admin: Any) -> None:
+async def test_only_its_holder_gives_it_back(hosts: Hosts, redis_admin: Any) -> None:
     lease = await hosts[0].acquire("key")
     assert lease is not None
-    admin.set(lease_key("key"), "another's")
+    redis_admin.set(lease_key("key"), "another's")
     await lease.release()
-    assert admin.get(lease_key("key")) == b"another's"
+    assert redis_admin.get(lease_key("key")) == b"another's"
 
 
 async def test_it_outlives_its_time_while_it_is_held(hosts: Hosts) -> None:
@@ -113,8 +95,8 @@ async def test_it_outlives_its_time_while_it_is_held(hosts: Hosts) -> None:
     assert not lease.lost
 
 
-async def test_another_takes_over_when_the_holder_has_died(hosts: Hosts, server: RedisServer) -> None:
-    dying = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+async def test_another_takes_over_when_the_holder_has_died(hosts: Hosts, redis_server: RedisServer) -> None:
+    dying = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
     assert await RedisLeases(dying, ttl_seconds=0.15).acquire("key") is not None
     # Its renewals fail from now on, as a dead process's do.
     await dying.aclose()
@@ -124,12 +106,12 @@ async def test_another_takes_over_when_the_holder_has_died(hosts: Hosts, server:
     assert await hosts[1].acquire("key") is not None
 
 
-async def test_a_lease_that_another_has_is_lost(hosts: Hosts, admin: Any) -> None:
+async def test_a_lease_that_another_has_is_lost(hosts: Hosts, redis_admin: Any) -> None:
     lease = await hosts[0].acquire("key")
     assert lease is not None
-    admin.set(lease_key("key"), "another's")
+    redis_admin.set(lease_key("key"), "another's")
     await eventually(lambda: lease.lost)
-    assert admin.get(lease_key("key")) == b"another's"
+    assert redis_admin.get(lease_key("key")) == b"another's"
     await lease.release()
 
 
@@ -146,8 +128,8 @@ async def test_a_lease_is_lost_when_redis_is_gone_for_its_whole_time() -> None:
         await connection.aclose()
 
 
-async def test_a_hiccup_costs_no_lease(server: RedisServer) -> None:
-    async with fault_proxy(server.port) as proxy:
+async def test_a_hiccup_costs_no_lease(redis_server: RedisServer) -> None:
+    async with fault_proxy(redis_server.port) as proxy:
         # Asked again at once: the circuit has no part in this.
         circuit = Circuit(fault=StoreUnavailableError, random=lambda: 0.0)
         connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=circuit)
@@ -157,7 +139,7 @@ async def test_a_hiccup_costs_no_lease(server: RedisServer) -> None:
         await asyncio.sleep(0.9)
         assert not lease.lost
         await lease.release()
-        with server.admin() as admin:
+        with redis_server.admin() as admin:
             assert admin.keys("*") == []
         await connection.aclose()
 
@@ -173,7 +155,9 @@ async def test_waiting_ends_when_it_is_free(hosts: Hosts) -> None:
     assert await hosts[1].wait("never held", 0)
 
 
-async def test_waiting_ends_with_its_time_and_asks_ever_more_rarely(server: RedisServer, admin: Any) -> None:
+async def test_waiting_ends_with_its_time_and_asks_ever_more_rarely(
+    redis_server: RedisServer, redis_admin: Any
+) -> None:
     now, pauses = 0.0, list[float]()
 
     async def sleep(seconds: float) -> None:
@@ -181,9 +165,9 @@ async def test_waiting_ends_with_its_time_and_asks_ever_more_rarely(server: Redi
         now += seconds
         pauses.append(seconds)
 
-    connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    connection = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
     leases = RedisLeases(connection, clock=lambda: now, sleep=sleep)
-    admin.set(lease_key("key"), "another's")
+    redis_admin.set(lease_key("key"), "another's")
     assert await leases.wait("key", 1) is False
     assert pauses[:5] == [0.02, 0.04, 0.08, 0.16, 0.25]
     assert sum(pauses) == pytest.approx(1)
@@ -191,11 +175,11 @@ async def test_waiting_ends_with_its_time_and_asks_ever_more_rarely(server: Redi
     await connection.aclose()
 
 
-async def test_closing_gives_back_what_is_held(hosts: Hosts, admin: Any) -> None:
+async def test_closing_gives_back_what_is_held(hosts: Hosts, redis_admin: Any) -> None:
     leases = [await hosts[0].acquire(f"key {number}") for number in range(3)]
     await hosts[0].aclose()
     await hosts[0].aclose()
-    assert admin.keys("*") == []
+    assert redis_admin.keys("*") == []
     assert None not in leases
 
 
@@ -217,8 +201,8 @@ async def test_a_redis_that_is_gone_is_told_quickly_and_releasing_never_fails() 
         await connection.aclose()
 
 
-async def test_a_stalled_redis_costs_one_wait(server: RedisServer) -> None:
-    async with fault_proxy(server.port) as proxy:
+async def test_a_stalled_redis_costs_one_wait(redis_server: RedisServer) -> None:
+    async with fault_proxy(redis_server.port) as proxy:
         circuit = Circuit(fault=StoreUnavailableError, random=lambda: 1.0)
         connection = connect(f"redis://127.0.0.1:{proxy.port}", circuit=circuit)
         leases = RedisLeases(connection)
@@ -231,7 +215,7 @@ async def test_a_stalled_redis_costs_one_wait(server: RedisServer) -> None:
         await connection.aclose()
 
 
-async def test_a_renewal_has_no_part_in_the_request_it_began_in(server: RedisServer) -> None:
+async def test_a_renewal_has_no_part_in_the_request_it_began_in(redis_server: RedisServer) -> None:
     trace: ContextVar[str] = ContextVar("trace")
     trace.set("of a request")
     seen: list[str | None] = []
@@ -240,7 +224,7 @@ async def test_a_renewal_has_no_part_in_the_request_it_began_in(server: RedisSer
         seen.append(trace.get(None))
         await asyncio.sleep(seconds)
 
-    connection = connect(server.url, timeout_seconds=PATIENT_SECONDS)
+    connection = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
     lease = await RedisLeases(connection, sleep=sleep).acquire("key")
     assert lease is not None
     await eventually(lambda: seen)

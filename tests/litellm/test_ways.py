@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,17 @@ from typing import Any
 import httpx
 import pytest
 
+from sfumato.cache.filesystem import FilesystemStore
+from sfumato.cache.image_cache import ImageCache
+from sfumato.cache.invalidation import parse_filter
 from tests.conftest import Emulator
 from tests.litellm.conftest import PROXY_MODEL as MODEL
 from tests.litellm.conftest import generate
 from tests.support import samples
+from tests.support.otlp_receiver import receiving
 from tests.support.proxy import Proxy, Way, assisted_config, running_proxy
+
+LEFT = "The fox of a client that leaves [[emulator:latency:3]]"
 
 
 @pytest.mark.parametrize("way", ["uvicorn", "hook"])
@@ -22,7 +31,23 @@ def test_every_worker_is_assisted_and_ends_what_it_began(
     emulator_server: Emulator, other_provider: str, tmp_path: Path, way: Way
 ) -> None:
     config = assisted_config(emulator_server.url, other_provider)
-    with running_proxy(emulator_server.url, tmp_path, way=way, workers=2, config=config) as proxy:
+    with (
+        receiving() as receiver,
+        running_proxy(
+            emulator_server.url,
+            tmp_path,
+            way=way,
+            workers=2,
+            config=config,
+            environment={
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.http_url,
+                # Nothing is sent before the end.
+                "OTEL_BSP_SCHEDULE_DELAY": "600000",
+            },
+        ) as proxy,
+    ):
         answers = _ask_together(proxy, 8)
 
         assert all(answer.headers["x-gemini-image-model"] == MODEL for answer in answers)
@@ -37,8 +62,11 @@ def test_every_worker_is_assisted_and_ends_what_it_began(
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
         assert httpx.get(f"{proxy.url}/gemini-image/health").status_code == 200
 
-        assert _ask_and_end(proxy, emulator_server).status_code == 200
+        left_trace, last_answer = _ask_and_end(proxy, emulator_server)
+        assert last_answer.status_code == 200
         assert proxy.process.wait(timeout=60) is not None
+        assert asyncio.run(_held(tmp_path / "cache", LEFT)) == 1
+        assert left_trace in {span.trace_id for span in receiver.spans}
 
 
 def _ask_together(proxy: Proxy, count: int) -> list[httpx.Response]:
@@ -57,14 +85,41 @@ def _ask_together(proxy: Proxy, count: int) -> list[httpx.Response]:
     return answers
 
 
-def _ask_and_end(proxy: Proxy, emulator: Emulator) -> Any:
-    """Ask for a picture that takes a while, and tell the proxy to end meanwhile."""
+def _ask_and_end(proxy: Proxy, emulator: Emulator) -> tuple[str, Any]:
+    """Ask for two pictures that take a while, leave one, and tell the proxy to end meanwhile.
+
+    Returns:
+        The trace of the picture that was left, and the answer of the other one.
+    """
     emulator.clear()
+    trace = secrets.token_hex(16)
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.append(generate(proxy, "The last fox [[emulator:latency:3]]")))
     asking.start()
-    while not emulator.calls():
-        pass
+    with _asked(proxy, LEFT, trace):
+        while len(emulator.calls()) < 2:
+            pass
     proxy.process.send_signal(signal.SIGTERM)
     asking.join(timeout=60)
-    return answers[0]
+    return trace, answers[0]
+
+
+def _asked(proxy: Proxy, prompt: str, trace: str) -> socket.socket:
+    """Ask and return the connection, on which the answer would come."""
+    url = httpx.URL(f"{proxy.url}/v1/images/generations")
+    request = httpx.Request(
+        "POST",
+        url,
+        headers={"Authorization": "Bearer sk-team-a", "traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"},
+        json={"model": MODEL, "prompt": prompt},
+    )
+    head = [f"POST {url.path} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items()), "", ""]
+    connection = socket.create_connection((url.host, url.port or 80))
+    connection.sendall("\r\n".join(head).encode() + request.read())
+    return connection
+
+
+async def _held(directory: Path, prompt: str) -> int:
+    """Return how many pictures of *prompt* a cache holds."""
+    cache = ImageCache(FilesystemStore(directory, 1_000_000_000), ttl_seconds=60)
+    return len([entry async for entry in cache.entries(parse_filter(prompt=prompt))])

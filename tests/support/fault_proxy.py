@@ -41,6 +41,7 @@ class FaultProxy:
         delay_seconds: Before each piece is forwarded, in either direction.
         stall_after_bytes: Forward so many bytes of answers from now on, then nothing.
         accepted: Connections so far.
+        answered_bytes: What came of answers so far.
         breaks: For the next answers, in the order in which they begin; one each.
     """
 
@@ -50,6 +51,7 @@ class FaultProxy:
         self.delay_seconds = 0.0
         self.stall_after_bytes: int | None = None
         self.accepted = 0
+        self.answered_bytes = 0
         self.breaks: deque[Break] = deque()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -99,6 +101,7 @@ class FaultProxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_READ_BYTES):
+                self.answered_bytes += len(data)
                 if self.breaks:
                     await _break(self.breaks.popleft(), data, reader, writer, left)
                     break

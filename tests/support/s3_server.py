@@ -23,6 +23,7 @@ class S3Server:
         self._server.start()
         self._running = True
         host, port = self._server.get_host_and_port()
+        self.port = port
         self.url = f"http://{host}:{port}"
         self.clear()
 

@@ -153,6 +153,14 @@ def load_header(value: bytes | Blob) -> EntryHeader:
     return _load_header(value)[0]
 
 
+def header_end(start: bytes) -> int:
+    """Return how many bytes of an entry must be known for its header; 0 when *start* begins no entry."""
+    if len(start) < _PREFIX.size:
+        return 0
+    magic, length, _ = _PREFIX.unpack_from(start)
+    return _PREFIX.size + int(length) if magic == _MAGIC else 0
+
+
 def describe(header: EntryHeader, *, now: float) -> dict[str, Any]:
     """Return what an administrator is told of an entry, for JSON; times in seconds, *now* in Unix seconds."""
     told: dict[str, Any] = msgspec.to_builtins(header)

@@ -38,16 +38,15 @@ from pathlib import Path
 from anyio import to_thread
 
 from sfumato.cache.budget import Held
-from sfumato.cache.framing import FILE_MAGIC, Head, build_head, parse_head
-from sfumato.cache.open_files import FileValue, OpenFile, OpenFiles
+from sfumato.cache.framing import FILE_MAGIC, Head, build_head
+from sfumato.cache.open_files import FileValue, OpenFiles
 from sfumato.cache.store import WHOLE_BYTES, DamagedValueError, StoreStats
 from sfumato.cache.tally import Tally
 from sfumato.cache.threads import run_whole
+from sfumato.cache.value_files import ValueFile
 from sfumato.wire.payload import Piece, chunks, size_of
 
 _STALE_TEMP_SECONDS = 900.0
-# The head of a file, and with it the beginning of its value: a picture's entry has its own head there.
-_FIRST_BYTES = 8192
 # A fresh picture's base64 is decoded in such steps as it is written.
 _STEP_BYTES = 3 * 64 * 1024
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
@@ -83,6 +82,14 @@ class FilesystemStore:
             DamagedValueError: The file was foreign, of another key or cut short; it has been removed.
         """
         return await to_thread.run_sync(self._get, key)
+
+    async def peek(self, key: str, size: int) -> bytes | None:
+        """Return the first *size* bytes of the value, or None as `get`.
+
+        Raises:
+            DamagedValueError: The file was foreign, of another key or cut short; it has been removed.
+        """
+        return await to_thread.run_sync(self._peek, key, size)
 
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         """Make room for the *value* and store it; True when it is kept.
@@ -124,26 +131,38 @@ class FilesystemStore:
         return self._directory / digest[:2] / digest
 
     def _get(self, key: str) -> bytes | FileValue | None:
-        path = self._path(key)
-        try:
-            file = self._files.open(path)
-        except FileNotFoundError:
+        found = self._find(key)
+        if found is None:
             return None
-        stat, now = file.stat(), self._clock()
-        try:
-            start = file.read(0, _FIRST_BYTES)
-            head = _parse_head(file, start, stat.st_size, key)
-            small = _read_small(file, head) if now < head.expires_at else None
-        except DamagedValueError:
-            _unlink_same(path, stat)
-            raise
-        if now >= head.expires_at:
-            _unlink_same(path, stat)
-            return None
-        stat = self._files.note_use(file, stat, now, large=small is None)
+        file, head = found
+        small = file.read(head, head.value_bytes) if head.value_bytes <= WHOLE_BYTES else None
+        stat = self._files.note_use(file.file, file.stat, self._clock(), large=small is None)
         if small is not None:
             return small
-        return FileValue(self._files, file, stat, start=head.head_bytes, stop=stat.st_size, head=start)
+        return FileValue(self._files, file.file, stat, start=head.head_bytes, stop=stat.st_size, head=file.start)
+
+    def _peek(self, key: str, size: int) -> bytes | None:
+        found = self._find(key)
+        if found is None:
+            return None
+        file, head = found
+        return file.read(head, size)
+
+    def _find(self, key: str) -> tuple[ValueFile, Head] | None:
+        """Open the value's file unless its time is over; then it is removed."""
+        try:
+            file = ValueFile(self._files, self._path(key))
+        except FileNotFoundError:
+            return None
+        try:
+            head = file.head(key)
+        except DamagedValueError:
+            file.remove()
+            raise
+        if self._clock() < head.expires_at:
+            return file, head
+        file.remove()
+        return None
 
     def _set(self, key: str, value: Sequence[Piece], expires_in: float | None) -> bool:
         path, now = self._path(key), self._clock()
@@ -216,34 +235,12 @@ class FilesystemStore:
     def _live_key(self, path: Path, now: float) -> str | None:
         """Return the key of a file whose time is not over, and remove one whose time is."""
         with contextlib.suppress(FileNotFoundError, DamagedValueError):
-            file = self._files.open(path)
-            stat = file.stat()
-            head = _parse_head(file, file.read(0, _FIRST_BYTES), stat.st_size)
+            file = ValueFile(self._files, path)
+            head = file.head()
             if now < head.expires_at:
                 return head.key
-            _unlink_same(path, stat)
+            file.remove()
         return None
-
-
-def _parse_head(file: OpenFile, start: bytes, size: int, key: str | None = None) -> Head:
-    head = parse_head(start, size=size, magic=FILE_MAGIC)
-    if head is None:
-        # The key is longer than what is read first. What a damaged length asks for never exceeds the file.
-        head = parse_head(file.read(0, size), size=size, magic=FILE_MAGIC)
-    if head is None:
-        raise DamagedValueError("the file was cut short meanwhile")
-    if key is not None and head.key != key:
-        raise DamagedValueError("the file is of another key")
-    return head
-
-
-def _read_small(file: OpenFile, head: Head) -> bytes | None:
-    if head.value_bytes > WHOLE_BYTES:
-        return None
-    value = file.read(head.head_bytes, head.head_bytes + head.value_bytes)
-    if len(value) != head.value_bytes:
-        raise DamagedValueError("the file was cut short meanwhile")
-    return value
 
 
 def _stat_unfinished(entry: os.DirEntry[str]) -> os.stat_result:
@@ -282,10 +279,3 @@ def _unlink(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _unlink_same(path: Path, stat: os.stat_result) -> None:
-    """Remove *path* unless another process has meanwhile put a new file in the place of the one that was read."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(stat, path.stat()):
-            path.unlink()

@@ -37,6 +37,11 @@ class Head(NamedTuple):
     head_bytes: int
 
 
+def head_size(key: str) -> int:
+    """Return how many bytes stand before a value of *key*."""
+    return _FIXED_BYTES + len(key.encode())
+
+
 def build_head(key: str, *, expires_at: float, value_bytes: int, magic: bytes = OBJECT_MAGIC) -> bytes:
     """Return what is written before the value."""
     encoded = key.encode()

@@ -181,8 +181,8 @@ class ImageCache:
     ) -> AsyncIterator[EntryHeader]:
         """Iterate over what is known of stored pictures, at most *limit*, in no order; it counts as no lookup.
 
-        Where a store gives whole values, whole pictures are read, a few at a time; it counts that as use. Unreadable
-        ones are passed over.
+        Only the beginning of an entry is read, which is no use of it. Unreadable ones are passed over; damage within a
+        picture is found when it is looked up.
 
         Raises:
             CacheUnavailableError: The store failed.

@@ -1,7 +1,7 @@
 """Which entries an administrator means, and the walk over a store that finds them.
 
-What a key tells is asked of the key, and only then is an entry read. Most stores give whole values, all count that as
-use, so a walk that reads is for administrators, in small batches.
+What a key tells is asked of the key, and only then is an entry read, of it the beginning. That is a request for each,
+so a walk that reads is for administrators, in small batches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from sfumato.cache.entry import DamagedEntryError, EntryHeader, load_header
+from sfumato.cache.entry import DamagedEntryError, EntryHeader, header_end, load_header
 from sfumato.cache.store import DamagedValueError, Store
 from sfumato.errors import InvalidParameterError, ModelNotFoundError
 from sfumato.images.fingerprint import prompt_digest
@@ -19,8 +19,9 @@ from sfumato.images.models import FAMILIES
 from sfumato.images.request import MAX_IMAGES
 from sfumato.images.variants import Variant, parse_variant
 
-# A value may be 20 MB, and a batch is held at once.
-_BATCH = 4
+_BATCH = 8
+# More than an entry's header takes (about 800 bytes). A longer one, of a long label, is read in two steps.
+_HEAD_BYTES, _LONGEST_HEAD_BYTES = 4096, 256 * 1024
 _KEY = re.compile(r"(?P<whole>img:(?P<variant>[^:]+):[^:]+:[^:]+:[0-9a-f]{64})(?P<slot>:\d+)?")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 
@@ -201,7 +202,9 @@ async def _read(store: Store, keys: list[str], on_damaged: Callable[[DamagedValu
 
 
 async def _read_one(store: Store, key: str) -> EntryHeader | None:
-    data = await store.get(key)
+    data = await store.peek(key, _HEAD_BYTES)
+    if data is not None and len(data) == _HEAD_BYTES < (whole := header_end(data)):
+        data = await store.peek(key, min(whole, _LONGEST_HEAD_BYTES))
     if data is None:
         return None
     header = load_header(data)

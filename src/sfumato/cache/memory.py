@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from anyio import to_thread
-from cachetools import TLRUCache
+from cachetools import Cache, TLRUCache
 
 from sfumato.cache.store import WHOLE_BYTES, StoreStats
 from sfumato.wire.payload import INLINE_BYTES, Piece, join, size_of
+from sfumato.wire.pieces import read
 
 
 class MemoryValue:
@@ -70,6 +71,13 @@ class MemoryStore:
                 return self._values[key].data
             except KeyError:
                 return None
+
+    async def peek(self, key: str, size: int) -> bytes | None:
+        """Return the first *size* bytes of the value, or None as `get`."""
+        with self._lock:
+            self._values.expire()
+            held = self._values.peek(key)
+        return None if held is None else read(held.data, 0, size)
 
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         """Store the *value* joined; True when it is kept."""
@@ -140,6 +148,10 @@ class _CountingCache(TLRUCache[str, _Value]):
             getsizeof=lambda value: len(value.data),
         )
         self.evictions = 0
+
+    def peek(self, key: str) -> _Value | None:
+        """Return a value without changing the order of use."""
+        return Cache.__getitem__(self, key) if key in self else None
 
     def popitem(self) -> tuple[str, _Value]:
         self.evictions += 1

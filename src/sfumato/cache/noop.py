@@ -15,6 +15,10 @@ class NoopStore:
         """Return None."""
         return None
 
+    async def peek(self, key: str, size: int) -> bytes | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:  # noqa: ARG002
         """Drop the value and return False."""
         return False

@@ -15,12 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextvars import Context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +28,10 @@ from cachetools import LRUCache
 
 from sfumato.cache.budget import Budget, Held
 from sfumato.cache.circuit import Circuit
-from sfumato.cache.framing import Head, ValueReader, build_head, parse_head
+from sfumato.cache.framing import Head, ValueReader, build_head, head_size, parse_head
 from sfumato.cache.object_urls import check_object_url
 from sfumato.cache.store import DamagedValueError, StoreStats
+from sfumato.cache.tidying import Tidying
 from sfumato.errors import ConfigurationError
 from sfumato.wire.payload import INLINE_BYTES, Piece, join, size_of
 
@@ -52,8 +51,6 @@ _HEAD_BYTES = 1024
 _CHUNK_BYTES = 1024 * 1024
 _USES_KEPT = 16_384
 _NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
-
-_log = logging.getLogger("sfumato.cache")
 
 
 class ObjectStore:
@@ -92,8 +89,7 @@ class ObjectStore:
         self._circuit = circuit or Circuit()
         self._answer_seconds = answer_seconds
         self._used_at: LRUCache[str, float] = LRUCache(_USES_KEPT)
-        self._tidying: asyncio.Task[None] | None = None
-        self._untidy = False
+        self._tidying = Tidying(self._budget, look=self._list, remove=self._remove_all)
 
     async def get(self, key: str) -> bytes | None:
         """Return the value, or None when there is none or its time is over; an expired object is removed.
@@ -119,6 +115,26 @@ class ObjectStore:
                 self._used_at[path] = self._clock()
             return value
 
+    async def peek(self, key: str, size: int) -> bytes | None:
+        """Return the first *size* bytes of the value, or None as `get`: one request, for a range.
+
+        Raises:
+            DamagedValueError: The object was foreign, of another key or cut short; it has been removed.
+        """
+        path = _path(key)
+        with self._asking(), self._in_time(size):
+            try:
+                start, expires_at = await self._begin(path, key, size)
+            except FileNotFoundError:
+                return None
+            except DamagedValueError:
+                await self._remove(path)
+                raise
+            if self._clock() < expires_at:
+                return start
+            await self._remove(path)
+            return None
+
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         """Store the *value*; True when it is kept. Eviction, when it may be needed, goes on in the background."""
         path, now = _path(key), self._clock()
@@ -135,7 +151,7 @@ class ObjectStore:
             await self._bucket.put_async(path, (head, *held), use_multipart=False)
         self._used_at[path] = now
         if self._budget.wrote(size):
-            self._begin_tidy()
+            self._tidying.begin()
         return True
 
     async def delete(self, key: str) -> bool:
@@ -152,7 +168,7 @@ class ObjectStore:
 
     async def clear(self) -> int:
         """Remove every value; return how many there were."""
-        await self._settled()
+        await self._tidying.settled()
         with self._asking():
             held = await self._list()
             await self._remove_all([value.path for value in held])
@@ -160,7 +176,7 @@ class ObjectStore:
 
     async def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys whose time is not over, removing the others' objects: one small read for each."""
-        await self._settled()
+        await self._tidying.settled()
         with self._asking():
             held = await self._list()
         for start in range(0, len(held), _KEYS_AT_A_TIME):
@@ -173,7 +189,7 @@ class ObjectStore:
 
     async def stats(self) -> StoreStats:
         """List the whole bucket and count."""
-        await self._settled()
+        await self._tidying.settled()
         with self._asking():
             held = await self._list()
         return StoreStats(
@@ -185,9 +201,7 @@ class ObjectStore:
 
     async def aclose(self) -> None:
         """Give up an eviction that is running; connections end with this object."""
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await self._settled()
+        await self._tidying.aclose()
 
     def _asking(self) -> contextlib.AbstractContextManager[None]:
         return self._circuit.passing(answers=(DamagedValueError,))
@@ -202,6 +216,23 @@ class ObjectStore:
             if self._clock() >= reader.expires_at:
                 return None
         return reader.value()
+
+    async def _begin(self, path: str, key: str, size: int) -> tuple[bytes, float]:
+        """Return the first *size* bytes of a value, and the end of its time."""
+        try:
+            found = await self._bucket.get_async(path, options={"range": (0, head_size(key) + size)})
+        except FileNotFoundError:
+            raise
+        except Exception:
+            # An empty object has no range (416 on S3), and is no value.
+            if (await self._bucket.head_async(path))["size"]:
+                raise
+            raise DamagedValueError("the object is empty") from None
+        data = bytes(await found.bytes_async())
+        head = parse_head(data, size=found.meta["size"])
+        if head is None or head.key != key:
+            raise DamagedValueError("the object is of another key")
+        return data[head.head_bytes :], head.expires_at
 
     async def _live_key(self, value: Held) -> str | None:
         """Return the key of an object whose time is not over, and remove one whose time is."""
@@ -248,28 +279,6 @@ class ObjectStore:
                 except FileNotFoundError:
                     # Someone else removed one, and not every provider goes on with the others then.
                     await asyncio.gather(*map(self._remove, batch))
-
-    def _begin_tidy(self) -> None:
-        if self._tidying is None or self._tidying.done():
-            # In a context of its own: it outlives the request that began it.
-            self._tidying = asyncio.get_running_loop().create_task(self._tidy(), context=Context())
-
-    async def _settled(self) -> None:
-        if self._tidying is not None:
-            await asyncio.wait([self._tidying])
-
-    async def _tidy(self) -> None:
-        unseen, total = self._budget.unseen(), None
-        try:
-            victims, total = self._budget.victims(await self._list())
-            await self._remove_all([value.path for value in victims])
-            self._budget.evictions += len(victims)
-            self._untidy = False
-        except Exception as error:  # noqa: BLE001 - whatever befalls it, values are kept and found all the same
-            if not self._untidy:
-                self._untidy = True
-                _log.warning("The cache's bucket cannot be tidied (%s); its budget is not kept.", type(error).__name__)
-        self._budget.looked(total, unseen)
 
 
 async def _fetched(piece: Piece) -> bytes:

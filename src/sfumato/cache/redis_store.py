@@ -35,7 +35,15 @@ from sfumato.cache.redis_scripts import (
     temporary_key,
     value_key,
 )
-from sfumato.cache.redis_values import NONCE_BYTES, Reading, ReplacedError, build_texts, parse_header, text_size
+from sfumato.cache.redis_values import (
+    NONCE_BYTES,
+    Reading,
+    ReplacedError,
+    build_texts,
+    header_size,
+    parse_header,
+    text_size,
+)
 from sfumato.cache.store import DamagedValueError, StoreFullError, StoreStats, StoreUnavailableError
 from sfumato.wire.payload import INLINE_BYTES, Piece, size_of
 
@@ -97,6 +105,35 @@ class RedisStore:
             except ReplacedError as error:
                 torn = error.nonce
         return None
+
+    async def peek(self, key: str, size: int) -> bytes | None:
+        """Return the first *size* bytes of the value, or None as `get`.
+
+        Raises:
+            DamagedValueError: The value was foreign or cut short; it has been removed.
+            StoreUnavailableError: Redis is gone.
+        """
+        began, name, end = self._clock(), value_key(key), header_size(key) + size
+        commands = ("GETRANGE", name, 0, end - 1), ("STRLEN", name)
+        first, length = b"", 0
+        try:
+            first, length = await self._connection.execute_all(commands)
+            if not first:
+                await self._drop([(member(key), math.nextafter(began, 0))])
+                return None
+            header = parse_header(first, key)
+        except DamagedValueError:
+            await self._remove(key, first)
+            raise
+        if began >= header.expires_at:
+            await self._remove(key, first)
+            return None
+        if length == header.text_bytes:
+            start: bytes = first[header.start : min(end, header.end)]
+            return start
+        # It is cut short, or was replaced between the two commands.
+        whole = await self.get(key)
+        return None if whole is None else whole[:size]
 
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         """Store the *value*, then evict when over the budget; True when it is kept.

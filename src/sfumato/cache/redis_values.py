@@ -81,9 +81,14 @@ def _held(value: Sequence[Piece], chunk_bytes: int) -> Iterator[bytes | memoryvi
             yield from chunks((piece,), chunk_bytes)
 
 
+def header_size(key: str) -> int:
+    """Return how many bytes stand before a value of *key*."""
+    return _HEADER.size + len(key.encode())
+
+
 def text_size(key: str, value_bytes: int) -> int:
     """Return how many bytes a value takes."""
-    return _HEADER.size + len(key.encode()) + value_bytes + _TRAILER.size
+    return header_size(key) + value_bytes + _TRAILER.size
 
 
 def parse_header(text: bytes, key: str) -> Header:

@@ -62,13 +62,23 @@ class Store(Protocol):
     """Keep values by key, each for its own time, within the store's own budget.
 
     Every method may raise what its medium raises (``OSError``, a client library's errors); `ImageCache` turns all of
-    it into misses. Reading counts as use: the least recently used values make room for new ones.
+    it into misses. `get` counts as use: the least recently used values make room for new ones.
     """
 
     async def get(self, key: str) -> bytes | StoredBlob | None:
         """Return the value, or None when there is none or its time is over.
 
         One above `WHOLE_BYTES` may come as a blob, so that it need not be in memory.
+
+        Raises:
+            DamagedValueError: The stored bytes are damaged or foreign; they have been removed.
+        """
+        ...
+
+    async def peek(self, key: str, size: int) -> bytes | None:
+        """Return the first *size* bytes of the value or all of a shorter one, None as `get`; it is no use.
+
+        No more than that is read, and checked.
 
         Raises:
             DamagedValueError: The stored bytes are damaged or foreign; they have been removed.

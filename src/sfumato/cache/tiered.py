@@ -54,6 +54,15 @@ class TieredStore:
         # The copy, where there is one: what has been found good of it is so for the next lookup, too.
         return (await self._memory.get(key) or value) if kept else value
 
+    async def peek(self, key: str, size: int) -> bytes | None:
+        """Return the first *size* bytes of the value from memory, else from the backend; memory does not keep them.
+
+        Raises:
+            DamagedValueError: The backend's value was damaged; it has been removed.
+        """
+        start = await self._memory.peek(key, size)
+        return start if start is not None else await self._backend.peek(key, size)
+
     async def set(self, key: str, value: Sequence[Piece], *, expires_in: float | None) -> bool:
         """Store the *value* in the backend and in memory; True when the backend keeps it.
 

@@ -72,10 +72,7 @@ def show_list(
     plain: Annotated[bool, typer.Option("--plain", help="One key a line.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is known of the stored pictures, the newest of those found first.
-
-    Whole pictures are read for it, and that counts as their use.
-    """
+    """List what is known of the stored pictures, the newest of those found first."""
     from sfumato.cache.invalidation import parse_filter  # noqa: PLC0415  # at its first use, as all of the package
 
     where = parse_filter(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import logging
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import litellm
 from litellm.utils import custom_llm_setup
@@ -12,6 +17,9 @@ from sfumato.litellm.custom_llm import GeminiImageLLM
 from sfumato.litellm.errors import PROVIDER
 from sfumato.litellm.hooks import register
 from sfumato.runtime import Runtime
+from sfumato.telemetry import shutdown
+
+_log = logging.getLogger("sfumato")
 
 
 def install(runtime: Runtime | None = None) -> GeminiImageLLM:
@@ -21,7 +29,7 @@ def install(runtime: Runtime | None = None) -> GeminiImageLLM:
     replaces the provider.
 
     In a proxy, ``LITELLM_WORKER_STARTUP_HOOKS=sfumato.litellm:install`` has LiteLLM call this in every worker; it then
-    puts the middleware in front as well. Elsewhere there is no proxy to put it in front of.
+    puts the middleware in front as well, and has the worker's end wait for `finish`. Elsewhere there is no proxy.
 
     Args:
         runtime: Where clients come from; by default the one of `sfumato.litellm.provider`, which config.yaml names, so
@@ -42,6 +50,17 @@ def install(runtime: Runtime | None = None) -> GeminiImageLLM:
     return provider
 
 
+async def finish(runtime: Runtime) -> None:
+    """Let running work end within `GEMINI_IMAGE_GRACE_SECONDS`, close, and send the last spans and metrics.
+
+    For a process that another's server ends: uvicorn raises the signal again when the app has closed, and then nothing
+    runs that was registered for the exit.
+    """
+    runtime.begin_drain()
+    await runtime.aclose()
+    await asyncio.to_thread(shutdown)
+
+
 def _shared() -> GeminiImageLLM:
     from sfumato.litellm import provider  # noqa: PLC0415  # it is built when it is named
 
@@ -54,8 +73,33 @@ def _assist_started_proxy(runtime: Runtime) -> None:
     LiteLLM 1.106.2 calls its worker hooks while it starts: `add_middleware` refuses then, but the stack that is already
     built can be wrapped (seen 2026-11-21).
     """
-    app = getattr(sys.modules.get("litellm.proxy.proxy_server"), "app", None)
+    module = sys.modules.get("litellm.proxy.proxy_server")
+    app = getattr(module, "app", None)
     if app is None or app.middleware_stack is None or isinstance(app.middleware_stack, GeminiImageMiddleware):
         return
     if not any(item.cls is GeminiImageMiddleware for item in app.user_middleware):
         app.middleware_stack = GeminiImageMiddleware(app.middleware_stack, runtime=runtime, mode="assist")
+        _end_with(module, runtime)
+
+
+def _end_with(module: Any, runtime: Runtime) -> None:
+    """Have the proxy's end wait for `finish`.
+
+    The hooks are called within LiteLLM's lifespan, which can no longer be wrapped. At its end it calls this function by
+    its name (1.106.2, proxy/proxy_server.py, seen 2026-11-22), after the last request and before its database goes.
+    """
+    ending: Callable[..., Awaitable[None]] | None = getattr(module, "proxy_shutdown_event", None)
+    if ending is None:
+        _log.warning(
+            "LiteLLM's end has changed: at SIGTERM pictures whose client left may be lost, and the last spans."
+        )
+        return
+
+    @functools.wraps(ending)
+    async def ending_after_ours(*args: Any, **kwargs: Any) -> None:
+        try:
+            await finish(runtime)
+        finally:
+            await ending(*args, **kwargs)
+
+    module.proxy_shutdown_event = ending_after_ours

@@ -17,7 +17,9 @@ from litellm.proxy.proxy_server import app
 
 from sfumato.asgi.middleware import GeminiImageMiddleware
 from sfumato.litellm import provider
+from sfumato.litellm.allocator import keep_freed_memory
 from sfumato.litellm.hooks import register
+from sfumato.litellm.installation import finish
 
 __all__ = ["app"]
 
@@ -31,9 +33,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
         register()
         yield state
         # While its event loop still runs, and LiteLLM's own connections do.
-        await provider.runtime.aclose()
+        if provider.runtime.draining:
+            # `sfumato proxy` has told it at the signal, and ends the process in order.
+            await provider.runtime.aclose()
+        else:
+            await finish(provider.runtime)
 
 
+keep_freed_memory()
 app.router.lifespan_context = _lifespan
 # The provider's runtime, which config.yaml names too: one cache, one pool of accounts.
 app.add_middleware(GeminiImageMiddleware, runtime=provider.runtime, mode="assist")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -91,7 +92,7 @@ class GeminiTransport:
                 headers["x-server-timeout"] = str(math.ceil(timeout_seconds))
             with _faults():
                 async with self._client.stream(
-                    "POST", account.url(model), content=_stream(body), headers=headers
+                    "POST", _parse_url(account.url(model)), content=_stream(body), headers=headers
                 ) as response:
                     bound.progress()
                     if response.status_code != 200:
@@ -166,6 +167,10 @@ class _Bound:
     def progress(self) -> None:
         """Take note that the answer goes on."""
         self._scope.reschedule(min(self._end, self._clock() + self._stall_seconds))
+
+
+# Few, and costly to parse.
+_parse_url = functools.lru_cache(maxsize=256)(httpx.URL)
 
 
 def _too_large() -> UpstreamFailureError:
