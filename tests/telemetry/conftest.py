@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from sfumato.telemetry.light import LightTracerProvider
 from sfumato.telemetry.otel import OtelObserver
 
 
@@ -67,10 +69,12 @@ class Telemetry:
         return point
 
 
-@pytest.fixture
-def telemetry() -> Iterator[Telemetry]:
+@pytest.fixture(params=["somebody's provider", "ours"])
+def telemetry(request: pytest.FixtureRequest) -> Iterator[Telemetry]:
+    """Let somebody else have installed the SDK, or us: what is told is the same."""
     exporter, reader, clock = InMemorySpanExporter(), InMemoryMetricReader(), Clock()
-    tracer_provider = TracerProvider(shutdown_on_exit=False)
+    is_ours = request.param == "ours"
+    tracer_provider = LightTracerProvider(Resource({})) if is_ours else TracerProvider(shutdown_on_exit=False)
     tracer_provider.add_span_processor(SimpleSpanProcessor(exporter))
     meter_provider = MeterProvider([reader], shutdown_on_exit=False)
     observer = OtelObserver(

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
 from sfumato.errors import ImageError, ModelNotFoundError, NoImageError, RateLimitedError, leaves
 from sfumato.images.models import FAMILIES
 from sfumato.images.request import Usage
 from sfumato.images.variants import list_variants
 from sfumato.telemetry import names
+from sfumato.telemetry.metrics import Backlog, Metrics
 from sfumato.telemetry.observer import Call, Charge, OperationRecord, Step, note_refusal, private_hash
 from sfumato.telemetry.otel import MAX_TENANTS
 from tests.telemetry.conftest import Telemetry
@@ -20,6 +25,20 @@ MODEL = "gemini-3-pro-image"
 
 def record(**fields: Any) -> OperationRecord:
     return OperationRecord(**{"call": Call(request_id="r"), "model": MODEL, "family": MODEL, **fields})
+
+
+def durations(reader: InMemoryMetricReader) -> list[HistogramDataPoint]:
+    """Return the points of the requests' durations, with their exemplars."""
+    data = reader.get_metrics_data()
+    assert data
+    return [
+        point
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == names.DURATION.name
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint)
+    ]
 
 
 def test_a_generation_is_counted(telemetry: Telemetry) -> None:
@@ -148,6 +167,49 @@ def test_lookups_take_milliseconds(telemetry: Telemetry, outcome: str) -> None:
         step.outcome = outcome
     (labels, (count, total)) = telemetry.point("gemini_image.cache.lookup.duration")
     assert (labels, count, total) == ({names.CACHE_RESULT: outcome}, 1, pytest.approx(3.0))
+
+
+def test_hits_are_measured_when_somebody_looks_or_a_hundred_wait() -> None:
+    recorded: list[tuple[str, float, Mapping[str, str]]] = []
+    backlog = Backlog(lambda *measured: recorded.append(measured))
+    for number in range(99):
+        backlog.add("lookup", number, {})
+    assert recorded == []
+    backlog.add("duration", 99, {"a": "b"})
+    assert [value for _, value, _ in recorded] == list(range(100))
+    backlog.add("lookup", 100, {})
+    assert list(backlog.observe(CallbackOptions())) == []
+    assert recorded[-2:] == [("duration", 99, {"a": "b"}), ("lookup", 100, {})]
+
+
+def test_whoever_looks_second_misses_no_hit() -> None:
+    readers = InMemoryMetricReader(), InMemoryMetricReader()
+    metrics = Metrics(*(MeterProvider([reader], shutdown_on_exit=False) for reader in readers))
+    for looks in range(3):
+        hit = record(cache="hit", images=1, duration_seconds=0.5)
+        metrics.end(hit, operation="generation", provider=names.GEMINI, context=Context())
+        assert [(point.count, point.sum) for point in durations(readers[0])] == [(looks + 1, 0.5 * (looks + 1))]
+    assert [(point.count, point.sum) for point in durations(readers[1])] == [(3, 1.5)]
+
+
+def test_only_what_takes_its_time_leads_to_a_trace(telemetry: Telemetry) -> None:
+    """A hit is measured when somebody looks: the trace that is current then is another's."""
+    tracer = telemetry.tracer_provider.get_tracer("of.somebody.else")
+    for cache in ("hit", "miss"):
+        telemetry.observer.begin(record(cache=cache)).end()
+    with tracer.start_as_current_span("looks"):
+        points = durations(telemetry.reader)
+    traces = {span.context.trace_id for span in telemetry.exporter.get_finished_spans()[:2] if span.context}
+    exemplars = {
+        (point.attributes or {})[names.CACHE]: {exemplar.trace_id for exemplar in point.exemplars} for point in points
+    }
+    assert exemplars["hit"] == set()
+    assert len(exemplars["miss"] & traces) == 1
+
+
+def test_a_hit_that_nobody_waited_for_is_told_apart(telemetry: Telemetry) -> None:
+    telemetry.observer.begin(record(cache="hit", abandoned=True, status_code=499)).end()
+    assert telemetry.point("gen_ai.client.operation.duration")[0][names.ERROR_TYPE] == "499"
 
 
 def test_a_lookup_that_was_cancelled_is_no_lookup(telemetry: Telemetry) -> None:

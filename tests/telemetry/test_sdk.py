@@ -26,7 +26,7 @@ from opentelemetry import metrics, trace
 print(type(trace.get_tracer_provider()).__name__, type(metrics.get_meter_provider()).__name__)
 """
 IDLE = "ProxyTracerProvider _ProxyMeterProvider"
-WIRED = "TracerProvider MeterProvider"
+WIRED = "LightTracerProvider MeterProvider"
 
 
 def run(code: str, timeout_seconds: float = 60, /, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -124,7 +124,7 @@ def test_nothing_is_installed_that_nobody_asked_for(variables: dict[str, str]) -
 def test_a_name_without_an_endpoint_is_asking() -> None:
     done = run(WHO + REQUEST + WHO, OTEL_TRACES_EXPORTER="console", OTEL_METRICS_EXPORTER="none")
     assert '"name": "generate_content gemini-3-pro-image"' in done.stdout
-    assert "TracerProvider _ProxyMeterProvider" in done.stdout
+    assert "LightTracerProvider _ProxyMeterProvider" in done.stdout
 
 
 def test_providers_of_somebody_else_stay() -> None:

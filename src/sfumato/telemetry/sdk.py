@@ -165,9 +165,9 @@ def _otlp(signal: Signal) -> Any:
         _log.warning("OTEL_EXPORTER_OTLP_PROTOCOL: '%s' is not known here; http/protobuf is used.", asked[:40])
     # Each is loaded only when it is asked for; gRPC's is an extra.
     if asked == "grpc" and signal == "TRACES":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpans  # noqa: PLC0415
+        from sfumato.telemetry.grpc_exporter import GrpcSpanExporter  # noqa: PLC0415
 
-        return GrpcSpans()
+        return GrpcSpanExporter()
     if asked == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
             OTLPMetricExporter as GrpcMetrics,
@@ -175,19 +175,20 @@ def _otlp(signal: Signal) -> Any:
 
         return GrpcMetrics()
     if signal == "TRACES":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from sfumato.telemetry.http_exporter import HttpSpanExporter  # noqa: PLC0415
 
-        return OTLPSpanExporter()
+        return HttpSpanExporter()
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
 
     return OTLPMetricExporter()
 
 
 def _installs_traces(exporters: list[Any]) -> Any:
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # loaded when asked for
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # the same
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # loaded when asked for
 
-    provider = TracerProvider(resource=create_resource(), shutdown_on_exit=False)
+    from sfumato.telemetry.light import LightTracerProvider  # noqa: PLC0415  # the same
+
+    provider = LightTracerProvider(create_resource())
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)

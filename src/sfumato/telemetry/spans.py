@@ -29,6 +29,8 @@ _SPAN_NAMES = {
     "cache.store": names.CACHE_STORE_SPAN,
 }
 _HTTPS_PORT = 443
+# Contexts are never changed, only copied.
+_NOTHING: Final = Context()
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -59,7 +61,7 @@ class OperationSpan:
             },
         )
         # Whoever called may have baggage; it is not for Google.
-        self.context = trace.set_span_in_context(self._span, Context())
+        self.context = trace.set_span_in_context(self._span, _NOTHING)
         context = self._span.get_span_context()
         if context.is_valid:
             record.trace_id = trace.format_trace_id(context.trace_id)
@@ -70,7 +72,7 @@ class OperationSpan:
         """Begin a step's span; return it and the context that its work is to run in."""
         if step.name != "attempt":
             span = self._tracer.start_span(_SPAN_NAMES[step.name], context=self.context)
-            return span, trace.set_span_in_context(span, Context())
+            return span, trace.set_span_in_context(span, _NOTHING)
         host, port = _split(step.server or "")
         self.provider = PROVIDERS.get(step.backend, names.GEMINI)
         server: dict[str, Any] = {names.SERVER_ADDRESS: host, names.SERVER_PORT: port} if host else {}
@@ -83,7 +85,7 @@ class OperationSpan:
             **server,
         }
         span = self._tracer.start_span(_SPAN_NAMES[step.name], context=self.context, attributes=_present(attributes))
-        return span, set_value(ATTEMPT_KEY, True, trace.set_span_in_context(span, Context()))  # noqa: FBT003  # a value
+        return span, set_value(ATTEMPT_KEY, True, trace.set_span_in_context(span, _NOTHING))  # noqa: FBT003  # a value
 
     def end_step(self, span: Span, step: Step) -> None:
         """End a step's span with what became of it."""
@@ -134,11 +136,15 @@ class OperationSpan:
 
 def parent_context(call: Call) -> Context:
     """Return the context that a request's span belongs in: the program's around us, else the caller's."""
-    for span in (call.parent, trace.get_current_span()):
-        if isinstance(span, Span) and span.get_span_context().is_valid:
-            return trace.set_span_in_context(span, Context())
-    headers = {"traceparent": call.traceparent or "", "tracestate": call.tracestate or ""}
-    return _PROPAGATOR.extract({name: value for name, value in headers.items() if value}, Context())
+    if isinstance(call.parent, Span) and call.parent.get_span_context().is_valid:
+        return trace.set_span_in_context(call.parent, _NOTHING)
+    ambient = trace.get_current_span()
+    if ambient.get_span_context().is_valid:
+        return trace.set_span_in_context(ambient, _NOTHING)
+    if not call.traceparent:
+        return _NOTHING
+    headers = {"traceparent": call.traceparent, "tracestate": call.tracestate or ""}
+    return _PROPAGATOR.extract({name: value for name, value in headers.items() if value}, _NOTHING)
 
 
 def _name(model: str | None) -> str:
