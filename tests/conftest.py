@@ -14,6 +14,7 @@ from sfumato.settings import PREFIX
 from tests.support.proxy import Proxy, running_proxy
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.servers import serving
+from tests.support.sharing import SharingFiles, rank
 
 _FOREIGN = ("GEMINI_API_", "GOOGLE_", "CACHE_", "REDIS_URL", "OTEL_")
 
@@ -22,7 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--live", action="store_true", help="run the end-to-end tests against the real Gemini API")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let a worker run files that share a server one after the other, so that it is started once."""
+    return SharingFiles(config, log) if config.getoption("dist") == "loadgroup" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: rank(item.nodeid))
     if config.getoption("--live"):
         return
     skip = pytest.mark.skip(reason="calls the real API: run with --live and GEMINI_API_KEY")
@@ -57,21 +66,29 @@ class Emulator:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # Polled often: a client of its own each time costs more than the request.
+        self._client = httpx.Client(base_url=url, limits=httpx.Limits(max_keepalive_connections=0))
 
     def calls(self) -> list[dict[str, Any]]:
         """Return the generateContent calls since the last `clear`."""
-        journal: list[dict[str, Any]] = httpx.get(f"{self.url}/emulator/journal").json()
+        journal: list[dict[str, Any]] = self._client.get("/emulator/journal").json()
         return [call for call in journal if "generateContent" in str(call["path"])]
 
     def clear(self) -> None:
         """Forget the calls so far."""
-        httpx.delete(f"{self.url}/emulator/journal")
+        self._client.delete("/emulator/journal")
+
+    def close(self) -> None:
+        """End the client."""
+        self._client.close()
 
 
 @pytest.fixture(scope="session")
 def emulator_server() -> Iterator[Emulator]:
     with serving(create_emulator(EmulatorOptions())) as url:
-        yield Emulator(url)
+        emulator = Emulator(url)
+        yield emulator
+        emulator.close()
 
 
 @pytest.fixture

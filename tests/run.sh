@@ -12,7 +12,7 @@ venv="$root/.venv"
 newest="$build/openai-newest"
 
 # What the developer's shell has set must not decide what is installed or run.
-unset VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PROJECT_ENVIRONMENT
+unset VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PROJECT_ENVIRONMENT PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS=never
 
 # Every process started from here carries this in its environment: what still runs at the end was left behind.
@@ -57,7 +57,8 @@ install() {
     fi
   fi
   [[ -x "$venv/bin/python" ]] || "$python" -m venv "$venv"
-  "$uv" sync --quiet --frozen --all-extras
+  # The tests start some eighty processes: each would compile what it imports, where that is not kept.
+  "$uv" sync --quiet --frozen --all-extras --compile-bytecode
   # LiteLLM holds openai below 3; the tests meet the newest client from an environment of its own.
   if ! "$newest/bin/python" -c 'import openai; assert openai.__version__.startswith("3.")' 2>/dev/null; then
     rm -rf "$newest"
@@ -100,7 +101,8 @@ install_without_services() {
 covered_tests() {
   rm -rf "$build/coverage"
   mkdir -p "$build/coverage"
-  "$venv/bin/python" -m coverage run -m pytest
+  # More workers than processors: the tests wait for processes and deadlines. Files that share a server stay together.
+  "$venv/bin/python" -m coverage run -m pytest -n "${SFUMATO_TEST_WORKERS:-4}" --dist loadgroup --no-loadscope-reorder
 }
 
 coverage_bars() {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,7 @@ def test_it_serves_with_several_workers_and_ends_what_it_began(emulator: Emulato
         asking = threading.Thread(target=ask, args=(proxy.url,))
         asking.start()
         while not emulator.calls():
-            pass
+            time.sleep(0.05)
         proxy.process.send_signal(signal.SIGTERM)
         asking.join(timeout=60)
 

@@ -352,3 +352,9 @@ async def test_other_kinds_of_pictures_are_made_over(emulator: Emulator, image_f
     (call,) = emulator.calls()
     sent = call["body"]["contents"][0]["parts"][1]["inlineData"]
     assert (sent["mimeType"], sent["data"]["width"], sent["data"]["height"]) == ("image/png", 31, 17)
+
+
+async def test_a_closed_client_shows_no_accounts() -> None:
+    async with bench("http://gemini.test") as it:
+        assert [state.label for state in it.client.account_states()] == ["first"]
+    assert it.client.account_states() == ()

@@ -24,19 +24,13 @@ from sfumato.errors import (
 from sfumato.images.request import CacheStatus, ImageResult
 from sfumato.pictures.threads import pixel_limiter
 from sfumato.telemetry.observer import Call
+from sfumato.wire.payload import raw_bytes
 from tests.support import samples
 from tests.support.clients import Bench, bench
 
 pytestmark = pytest.mark.anyio
-PICTURE = base64.b64encode(samples.encoded(samples.noise(8, 8))).decode()
-ANSWER = {
-    "candidates": [
-        {
-            "content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": PICTURE}}]},
-            "finishReason": "STOP",
-        }
-    ]
-}
+BYTES = samples.encoded(samples.noise(8, 8))
+PICTURE = base64.b64encode(BYTES).decode()
 KINDS: dict[str, dict[str, Any]] = {
     "cached": {},
     "no-cache": {"cache": {"no-cache": True}},
@@ -44,6 +38,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "max-age=0": {"cache": {"s-maxage": 0}},
     "ttl=0": {"cache": {"ttl": 0}},
 }
+
+
+def answer_with(picture: str) -> dict[str, Any]:
+    content = {"parts": [{"inlineData": {"mimeType": "image/png", "data": picture}}]}
+    return {"candidates": [{"content": content, "finishReason": "STOP"}]}
 
 
 class Studio:
@@ -54,13 +53,16 @@ class Studio:
         self.began = asyncio.Semaphore(0)
         self.answer = asyncio.Event()
         self.status = 200
+        # A picture of its own for each call: another one after its end.
+        self.differs = False
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
         self.calls += 1
         self.began.release()
         await self.answer.wait()
-        return httpx.Response(self.status, json=ANSWER)
+        picture = base64.b64encode(BYTES + bytes([self.calls])).decode() if self.differs else PICTURE
+        return httpx.Response(self.status, json=answer_with(picture))
 
 
 @asynccontextmanager
@@ -74,6 +76,11 @@ async def leave(task: asyncio.Task[ImageResult]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def ending(result: ImageResult) -> int:
+    """Tell by its last byte which call of the upstream's an answer's picture is."""
+    return raw_bytes(result.images[0].picture)[-1]
 
 
 async def settled() -> None:
@@ -272,6 +279,38 @@ async def test_a_key_joins_what_is_running(kind: str) -> None:
     assert {result.cache_status for result in results} == {CacheStatus.HIT}
 
 
+@pytest.mark.parametrize("kind", ["no-cache", "max-age=0"])
+async def test_a_fresh_picture_takes_nothing_from_anothers_key(kind: str) -> None:
+    """Both are stored under the same key of the cache, where the newer one takes the place of the older one."""
+    studio = Studio()
+    studio.differs = True
+    async with visiting(studio) as it:
+        left = asyncio.create_task(it.make(call=keyed("a"), **KINDS[kind]))
+        await studio.began.acquire()
+        await leave(left)
+        studio.answer.set()
+        await settled()
+        it.seen.now += 1
+        newer = await it.make(call=keyed("b"), **KINDS[kind])
+        await it.client.settle()
+        first = await it.make(call=keyed("a"), **KINDS[kind])
+        again = await it.make(call=keyed("b"), **KINDS[kind])
+    assert studio.calls == 2
+    assert [ending(result) for result in (first, newer, again)] == [1, 2, 2]
+
+
+async def test_a_key_gives_its_pictures_though_they_are_older_than_the_request_takes() -> None:
+    studio = Studio()
+    studio.answer.set()
+    async with visiting(studio) as it:
+        await it.make(call=keyed("a"), cache={"s-maxage": 5})
+        it.seen.now += 10
+        await it.make(call=keyed("a"), cache={"s-maxage": 5})
+        assert studio.calls == 1
+        await it.make(call=keyed("b"), cache={"s-maxage": 5})
+    assert studio.calls == 2, "what was made before a key was first seen is too old for it"
+
+
 async def test_without_a_cache_a_key_gives_the_same_pictures_again() -> None:
     studio = Studio()
     studio.answer.set()
@@ -395,8 +434,43 @@ async def test_a_store_that_fails_costs_no_picture(call: Call) -> None:
     assert studio.calls == 1
 
 
-async def test_a_deadline_does_not_end_what_is_paid_for() -> None:
-    """Every place for work on pixels is taken when the picture comes, until the deadline is over."""
+async def test_a_claimed_picture_is_found_again_where_the_store_fails() -> None:
+    """Its client comes again for two pictures, is given the one that it left, and leaves while the other is made."""
+    studio = Studio()
+    async with visiting(studio, store=BrokenStore(1_000_000)) as it:
+        first = asyncio.create_task(it.make())
+        await studio.began.acquire()
+        await leave(first)
+        studio.answer.set()
+        await settled()
+        studio.answer.clear()
+        second = asyncio.create_task(it.make(n=2))
+        await studio.began.acquire()
+        await leave(second)
+        studio.answer.set()
+        await settled()
+        third = await it.make(n=2)
+    assert (studio.calls, third.cost_usd) == (2, 0.0)
+
+
+async def test_nothing_is_begun_for_a_client_that_left_while_it_waited_for_what_it_had_left() -> None:
+    studio = Studio()
+    studio.status = 503
+    async with visiting(studio) as it:
+        for _ in range(2):
+            task = asyncio.create_task(it.make(**KINDS["no-store"]))
+            await settled()
+            await leave(task)
+        studio.answer.set()
+        await settled()
+        assert [record.abandoned for record in it.seen.records] == [True, True]
+    assert studio.calls == 1
+
+
+@pytest.mark.parametrize("call", [Call(request_id="req", caller="me"), keyed("a")], ids=["no key", "key"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_deadline_does_not_end_what_is_paid_for(kind: str, call: Call) -> None:
+    """Every place for work on pixels is taken when the picture comes, and still when its client comes again."""
     studio = Studio()
     studio.answer.set()
     limiter = pixel_limiter()
@@ -406,11 +480,13 @@ async def test_a_deadline_does_not_end_what_is_paid_for() -> None:
     try:
         async with visiting(studio) as it:
             with pytest.raises(DeadlineError):
-                await it.make(output_format="webp", timeout_seconds=0.2)
+                await it.make(output_format="webp", timeout_seconds=0.05, call=call, **KINDS[kind])
+            next_try = asyncio.create_task(it.make(output_format="webp", call=call, **KINDS[kind]))
+            await settled()
             for place in places:
                 limiter.release_on_behalf_of(place)
             places.clear()
-            again = await it.make(output_format="webp")
+            again = await next_try
             assert (studio.calls, again.cost_usd) == (1, 0.0)
     finally:
         for place in places:

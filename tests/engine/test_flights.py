@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sfumato.engine.coordination import Lease, LocalLeases
-from sfumato.engine.flights import Flight, Flights
+from sfumato.engine.flights import Flight, Flights, OnLate
 from sfumato.engine.supervisor import Supervisor
-from sfumato.errors import DeadlineError, ImageError, RateLimitedError, SafetyBlockedError
+from sfumato.errors import DeadlineError, ImageError, RateLimitedError, SafetyBlockedError, UpstreamFailureError
 from sfumato.images.request import CacheStatus, GeneratedImage, Picture, Usage
 from tests.conftest import Emulator
 from tests.support.clients import bench
@@ -31,6 +31,8 @@ class Bay:
         self.may_store = asyncio.Event()
         self.may_store.set()
         self.errors: list[ImageError] = []
+        # What goes on when a maker is ended, where it was that far.
+        self.finishing: asyncio.Task[GeneratedImage] | None = None
 
     def image(self, *, age_seconds: float | None = None) -> GeneratedImage:
         picture = Picture(raw=b"p", mime_type="image/png", width=1, height=1)
@@ -39,9 +41,14 @@ class Bay:
     async def find(self) -> GeneratedImage | None:
         return self.stored
 
-    async def make(self) -> GeneratedImage:
+    async def make(self, on_late: OnLate) -> GeneratedImage:
         self.made += 1
-        await self.finish.wait()
+        try:
+            await self.finish.wait()
+        except asyncio.CancelledError:
+            if self.finishing is not None:
+                on_late(self.finishing)
+            raise
         if self.errors:
             raise self.errors.pop(0)
         return self.image()
@@ -110,6 +117,47 @@ async def test_private_trouble_elects_another_leader() -> None:
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert bay.made == 2
     assert [isinstance(outcome, GeneratedImage) for outcome in outcomes] == [False, True, True]
+
+
+async def test_whoever_waits_is_given_what_is_finished_after_the_leaders_end() -> None:
+    """Its picture is paid for: neither those who waited nor those who come meanwhile have another one made."""
+    bay, finish = Bay(), asyncio.Event()
+
+    async def finishing() -> GeneratedImage:
+        await finish.wait()
+        return bay.image()
+
+    leader, follower = bay.start(), bay.start()
+    await bay.settled()
+    bay.finishing = asyncio.create_task(finishing())
+    leader.cancel()
+    await bay.settled()
+    newcomer = bay.start()
+    await bay.settled()
+    assert (leader.cancelled(), follower.done(), newcomer.done()) == (True, False, False)
+    finish.set()
+    images = await asyncio.gather(follower, newcomer)
+    await bay.supervisor.settle()
+    assert [image.cost_usd for image in images] == [0.0, 0.0]
+    assert (bay.made, bay.stored is not None, bay.flights._running) == (1, True, {})
+
+
+async def test_another_leads_where_the_finishing_fails() -> None:
+    bay, finish = Bay(), asyncio.Event()
+
+    async def finishing() -> GeneratedImage:
+        await finish.wait()
+        raise UpstreamFailureError("damaged")
+
+    leader, follower = bay.start(), bay.start()
+    await bay.settled()
+    bay.finishing = asyncio.create_task(finishing())
+    leader.cancel()
+    await bay.settled()
+    finish.set()
+    bay.finish.set()
+    assert (await follower).cost_usd == pytest.approx(0.1)
+    assert bay.made == 2
 
 
 async def test_an_own_account_is_private_trouble() -> None:

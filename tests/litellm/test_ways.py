@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def _ask_and_end(proxy: Proxy, emulator: Emulator) -> tuple[str, Any]:
     asking.start()
     with _asked(proxy, LEFT, trace):
         while len(emulator.calls()) < 2:
-            pass
+            time.sleep(0.05)
     proxy.process.send_signal(signal.SIGTERM)
     asking.join(timeout=60)
     return trace, answers[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from typing import Any
 from urllib.parse import quote
@@ -34,20 +34,20 @@ _OF_ACCOUNTS = frozenset({b"401", b"402", b"403", b"404", b"429"})
 _TRIGGER = re.compile(rb"\[\[hostile:([\w-]+)\]\]")
 
 
-def _spellings(marker: str) -> Iterable[bytes]:
-    """Return how a marker may be written: as it is, in hex, in an address, and in base64 at any offset."""
+@cache
+def _spellings(marker: str) -> frozenset[bytes]:
+    """Return how a marker may be written in lower case: as it is, in hex, in an address."""
     plain = marker.encode()
-    yield plain.lower()
-    yield plain.hex().encode()
-    yield quote(marker, safe="").lower().encode()
+    return frozenset({plain.lower(), plain.hex().encode(), quote(marker, safe="").lower().encode()})
 
 
-def _encoded(marker: str) -> Iterable[bytes]:
+@cache
+def _encoded(marker: str) -> frozenset[bytes]:
+    """Return how a marker may be written in base64, at any offset."""
     plain = marker.encode()
-    for offset in range(3):
-        whole = base64.b64encode(b"\0" * offset + plain)
-        # Only the characters that nothing beside the marker has a part in.
-        yield whole[-(-offset * 8 // 6) : (offset + len(plain)) * 8 // 6]
+    wholes = [base64.b64encode(b"\0" * offset + plain) for offset in range(3)]
+    # Only the characters that nothing beside the marker has a part in.
+    return frozenset(whole[-(-offset * 8 // 6) : (offset + len(plain)) * 8 // 6] for offset, whole in enumerate(wholes))
 
 
 def found_in(data: bytes | str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 
@@ -105,22 +106,24 @@ class ImageResponder:
         if self._late:
             await self._refuse(shutting_down())
             return
-        client = self._door.runtime.client
-        try:
+        with contextlib.suppress(ClientDisconnectedError):
             # What waits for a client that left would only keep others waiting.
-            result = await until_gone(client.generate(wish, call=self._call), self._body.receive)
-        except ClientDisconnectedError:
-            return
-        except ImageError as error:
-            await send_error(self._send, error, request_id=self._call.request_id)
-            return
-        sending = send_result(self._send, result, request_id=self._call.request_id)
+            await until_gone(self._answer(wish), self._body.receive)
+
+    async def _answer(self, wish: ImageWish) -> None:
+        client, request_id = self._door.runtime.client, self._call.request_id
         try:
-            await until_gone(sending, self._body.receive)
+            result = await client.generate(wish, call=self._call)
+        except ImageError as error:
+            await send_error(self._send, error, request_id=request_id)
+            return
+        # On the same task, so that between the two there is no moment at which a picture is nobody's.
+        try:
+            await send_result(self._send, result, request_id=request_id)
         except BaseException as error:
             # Whatever ends it, also a server that ends the requests of clients that left.
             client.keep(result, call=self._call)
-            if not isinstance(error, ClientDisconnectedError | OSError):
+            if not isinstance(error, OSError):
                 raise
 
     async def _read_wish(self) -> ImageWish | None:

@@ -83,6 +83,7 @@ class ImageClient:
         self._clock = clock
         self._on_close = on_close
         self._draining = False
+        self._closed = False
 
     async def generate(
         self,
@@ -216,8 +217,8 @@ class ImageClient:
         return self._slots.studio.attempts.accounts
 
     def account_states(self) -> tuple[AccountState, ...]:
-        """Tell how the accounts are, for gauges."""
-        return self.accounts.states()
+        """Tell how the accounts are, for gauges; a closed client has none."""
+        return () if self._closed else self.accounts.states()
 
     def cache_vitals(self) -> CacheVitals:
         """Return what is counted of the cache, for gauges."""
@@ -243,6 +244,7 @@ class ImageClient:
         await self._slots.cache.aclose()
         for close in self._on_close:
             await close()
+        self._closed = True
 
     def _turned_away(self, wish: ImageWish, call: Call) -> ImageError:
         error = shutting_down()

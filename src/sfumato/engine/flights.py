@@ -22,7 +22,8 @@ from sfumato.images.request import GeneratedImage
 _log = logging.getLogger("sfumato")
 _PATIENCE = 0.5
 
-Make = Callable[[], Awaitable[GeneratedImage]]
+OnLate = Callable[[asyncio.Task[GeneratedImage]], None]
+Make = Callable[[OnLate], Awaitable[GeneratedImage]]
 Find = Callable[[], Awaitable[GeneratedImage | None]]
 Keep = Callable[[GeneratedImage], Awaitable[None]]
 
@@ -36,7 +37,7 @@ class Flight:
         slot: Its place among the n of its request.
         deadline: When its request gives up, on the clock of `Flights`.
         find: Looks for the picture in the cache.
-        make: Makes the picture.
+        make: Makes the picture; tells of what goes on when its request ends while the picture is being finished.
         keep: Stores the picture that was made; the request does not wait for it, the next one does.
         takes: Tells whether an error of somebody else's is this request's as well.
         is_private: Tells whether an error of *make* concerns this request only (its deadline, its own account).
@@ -98,24 +99,46 @@ class Flights:
         self._running[flight.key] = outcome
         told: GeneratedImage | ImageError | None = None
         made: GeneratedImage | None = None
+        late: list[asyncio.Task[GeneratedImage]] = []
         lease: Lease | None = None
         try:
             lease = await self._lease(flight)
             # Whoever led until now, here or elsewhere, has stored it: the first look may have been too early.
             told = await flight.find()
             if told is None:
-                told = made = await flight.make()
+                told = made = await flight.make(late.append)
         except ImageError as error:
             told = None if flight.is_private(error) else error
             raise
         else:
             return told
         finally:
-            outcome.set_result(told)
+            if late:
+                self._supervisor.start(self._land_late(flight, outcome, late[0], lease))
+            else:
+                outcome.set_result(told)
+                if made is None:
+                    del self._running[flight.key]
+                if made is not None or lease is not None:
+                    self._supervisor.start(self._land(flight, made, lease))
+
+    async def _land_late(
+        self,
+        flight: Flight,
+        outcome: asyncio.Future[GeneratedImage | ImageError | None],
+        finishing: asyncio.Task[GeneratedImage],
+        lease: Lease | None,
+    ) -> None:
+        """Wait for a picture that is paid for, though its own request is over: others are given it."""
+        made: GeneratedImage | None = None
+        try:
+            await asyncio.wait([finishing])
+            made = None if finishing.cancelled() or finishing.exception() else finishing.result()
+        finally:
+            outcome.set_result(made)
             if made is None:
                 del self._running[flight.key]
-            if made is not None or lease is not None:
-                self._supervisor.start(self._land(flight, made, lease))
+        await self._land(flight, made, lease)
 
     async def _land(self, flight: Flight, made: GeneratedImage | None, lease: Lease | None) -> None:
         """Store what was made and only then let others fly: until then they are given what was made."""

@@ -18,8 +18,8 @@ class Presence:
     def __init__(self) -> None:
         self.left = False
         self.on_left: Callable[[int, asyncio.Task[object]], None] | None = None
-        self._waiting: set[asyncio.Task[object]] = set()
-        self._rendering: dict[asyncio.Task[object], int] = {}
+        # With the number of the picture that upstream renders for it, None while it waits.
+        self._tasks: dict[asyncio.Task[object], int | None] = {}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -31,32 +31,35 @@ class Presence:
         task = _current()
         if self.left:
             raise asyncio.CancelledError
-        self._waiting.add(task)
+        self._tasks[task] = None
         try:
             yield
         finally:
-            self._waiting.discard(task)
-            self._rendering.pop(task, None)
+            del self._tasks[task]
 
     def render(self, slot: int) -> None:
         """Note that upstream begins to render the current task's picture: from here on it is paid for."""
-        self._rendering[_current()] = slot
+        self._note(slot)
 
     def pause(self) -> None:
         """Note that nothing is rendered for the current task any more."""
-        self._rendering.pop(_current(), None)
+        self._note(None)
 
     def leave(self) -> None:
         """Note that the client is gone; twice is harmless."""
         if self.left:
             return
         self.left = True
-        for task in list(self._waiting):
-            slot = self._rendering.get(task)
+        for task, slot in list(self._tasks.items()):
             if slot is None:
                 task.cancel()
             elif self.on_left is not None:
                 self.on_left(slot, task)
+
+    def _note(self, slot: int | None) -> None:
+        task = _current()
+        if task in self._tasks:
+            self._tasks[task] = slot
 
 
 def _current() -> asyncio.Task[object]:

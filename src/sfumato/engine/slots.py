@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sfumato.cache.image_cache import ImageCache
 from sfumato.engine.attempts import out_of_time
-from sfumato.engine.flights import Flight, Flights, shared
+from sfumato.engine.flights import Flight, Flights, OnLate, shared
 from sfumato.engine.idempotency import Repetition
 from sfumato.engine.keepsakes import Keepsakes
 from sfumato.engine.runs import Run
@@ -125,7 +125,7 @@ class Slots:
         try:
             if key is not None:
                 return await self.flights.fly(self._flight(run, slot, key))
-            made = await self._make(run, slot)
+            made = await self._make(run, slot, functools.partial(self._adopt_late, run, slot))
             self.stores.start(self._keep(run, made))
             return made
         finally:
@@ -137,8 +137,13 @@ class Slots:
             return None
         key = self._left_key(run.request, slot, caller=run.caller)
         claimed = self.keepsakes.claim(key)
-        if not isinstance(claimed, asyncio.Task):
-            return None if claimed is None else shared(claimed, slot)
+        if claimed is None:
+            return None
+        if isinstance(claimed, GeneratedImage):
+            if self._is_shareable(run.request) and run.request.cache_control.max_age_seconds is None:
+                # Its caller may leave again. The cache did not take it before: it may now, or it is kept on.
+                self.stores.start(self._keep(run, claimed))
+            return shared(claimed, slot)
         run.presence.render(slot)
         try:
             await asyncio.wait([claimed])
@@ -147,7 +152,12 @@ class Slots:
             raise
         run.presence.pause()
         made = None if claimed.cancelled() or claimed.exception() else claimed.result()
-        return shared(made, slot) if isinstance(made, GeneratedImage) else None
+        if isinstance(made, GeneratedImage):
+            return shared(made, slot)
+        if run.presence.left:
+            # For a client that left nothing new is begun.
+            raise asyncio.CancelledError
+        return None
 
     def _adopt(self, run: Run, slot: int, task: asyncio.Task[object]) -> None:
         # Whatever the cache will have is found there; a flight is joined until then.
@@ -180,7 +190,7 @@ class Slots:
             slot=slot,
             deadline=run.deadline,
             find=lambda: self._find(run, slot),
-            make=lambda: self._make(run, slot),
+            make=lambda on_late: self._make(run, slot, on_late),
             keep=lambda made: self._keep(run, made),
             # Whoever brought an account has not tried it yet.
             takes=lambda error: not (own and isinstance(error, _ACCOUNT_FAULTS)),
@@ -191,29 +201,29 @@ class Slots:
 
     async def _find(self, run: Run, slot: int) -> GeneratedImage | None:
         """Return what is there by now: under the request's key, or in the cache."""
-        request, repetition = run.request, run.repetition
+        request, control, repetition = run.request, run.request.cache_control, run.repetition
         kept = self.keepsakes.find(self._again_key(repetition, slot)) if repetition else None
         if kept is not None:
             return shared(kept, slot)
-        if self._is_shareable(request):
-            return await self.cache.lookup(request, slot, counted=False)
-        if repetition is None or request.cache_control.no_store:
+        if control.no_store:
             return None
-        # Only what was made since the key was first seen: a fresh one was wanted.
-        age = self.wall_clock() - repetition.begun + _SLACK_SECONDS
-        control = dataclasses.replace(request.cache_control, no_cache=False, max_age_seconds=age)
-        return await self.cache.lookup(dataclasses.replace(request, cache_control=control), slot, counted=False)
+        if repetition is not None and (control.no_cache or control.max_age_seconds is not None):
+            # What was made since the key was first seen is fresh enough for all that come under it.
+            since = self.wall_clock() - repetition.begun + _SLACK_SECONDS
+            age = since if control.no_cache else max(since, control.max_age_seconds or 0.0)
+            control = dataclasses.replace(control, no_cache=False, max_age_seconds=age)
+            request = dataclasses.replace(request, cache_control=control)
+        return await self.cache.lookup(request, slot, counted=False)
 
-    async def _make(self, run: Run, slot: int) -> GeneratedImage:
-        image = await self.studio.make(run, slot, on_late=functools.partial(self._adopt_late, run, slot))
+    async def _make(self, run: Run, slot: int, on_late: OnLate) -> GeneratedImage:
+        image = await self.studio.make(run, slot, on_late=on_late)
         run.promised |= self.cache.ttl_seconds(run.request) is not None
         return image
 
     def _adopt_late(self, run: Run, slot: int, finishing: asyncio.Task[GeneratedImage]) -> None:
         """Keep a picture whose request has ended before it was ready."""
         finishing.add_done_callback(functools.partial(self._keep_late, run))
-        if run.repetition is None:
-            self.keepsakes.adopt(self._left_key(run.request, slot, caller=run.caller), finishing)
+        self.keepsakes.adopt(self._left_key(run.request, slot, caller=run.caller), finishing)
 
     def _keep_late(self, run: Run, finished: asyncio.Task[GeneratedImage]) -> None:
         if not finished.cancelled() and finished.exception() is None:
@@ -224,8 +234,10 @@ class Slots:
         with run.operation.step(step):
             stored = await self.cache.store(run.request, image)
             step.outcome = "stored" if stored else "kept_out"
+        # Where every request has a fresh one made, the next one takes this one's place in the cache.
+        found = stored and self._is_shareable(run.request)
         repetition, ttl = run.repetition, self.cache.ttl_seconds(run.request)
-        if repetition is not None and not (stored and ttl is not None and ttl >= repetition.seconds):
+        if repetition is not None and not (found and ttl is not None and ttl >= repetition.seconds):
             self.keepsakes.keep(self._again_key(repetition, image.slot), image, seconds=repetition.seconds)
         elif repetition is None and not stored and self._is_shareable(run.request):
             # The cache should have had it; its caller at least finds it.

@@ -144,7 +144,12 @@ class GeminiImageLLM(CustomLLM):
             client.refuse(error, call=call, operation=job.operation.value, model=model, tenant=caller.tenant)
             raise
         result = await client.generate(wish, call=call, floor=floor, account=account, timeout_seconds=timeout)
-        response = await render_image_response(result, request_id=call.request_id, attempt=attempt, late=late)
+        try:
+            response = await render_image_response(result, request_id=call.request_id, attempt=attempt, late=late)
+        except BaseException:
+            # Also when the caller is cancelled meanwhile: the pictures are paid for.
+            client.keep(result, call=call)
+            raise
         if attempt is not None:
             attempt.succeed(
                 result_headers(result, request_id=call.request_id),
