@@ -255,11 +255,13 @@ def _is_base64(text: bytes | memoryview) -> bool:
     """Tell whether *text*, which may be part of one, has base64's characters only."""
     # Four of them are valid wherever a text is cut. Decoding costs 0.05 ms a megabyte, searching 0.3 (2026-11-22).
     aligned = max(0, len(text) // 4 * 4 - 4)
+    # A view, not a copy.
+    view = memoryview(text)
     try:
-        pybase64.b64decode(text[:aligned], validate=True)
+        pybase64.b64decode(view[:aligned], validate=True)
     except ValueError:
         return False
-    return not bytes(text[aligned:]).translate(None, _BASE64)
+    return not bytes(view[aligned:]).translate(None, _BASE64)
 
 
 def _unescaped(pieces: Pieces) -> str:
