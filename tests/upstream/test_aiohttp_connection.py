@@ -221,6 +221,15 @@ async def test_receiving_pauses_while_nobody_reads() -> None:
     assert line.changes == ["pause", "resume"]
 
 
+async def test_a_body_that_has_ended_leaves_the_connection_alone() -> None:
+    line = Line()
+    body = DirectBody(Sized(2 * READY_BYTES), line)
+    body.receive(bytes(READY_BYTES + 1))
+    body.receive(bytes(READY_BYTES - 1))
+    assert [len(part) async for part in body] == [READY_BYTES + 1, READY_BYTES - 1]
+    assert line.changes == ["pause"]
+
+
 class Wire(asyncio.Transport):
     """A transport that only notes whether it reads."""
 

@@ -76,7 +76,8 @@ class DirectBody(aiohttp.StreamReader):
                 self._reader = None
         part = self._ready.popleft()
         self._ready_bytes -= len(part)
-        if self._is_paused and self._ready_bytes <= READY_BYTES // 2:
+        # Of a body that has ended the connection may be another's by now.
+        if self._is_paused and not self._framing.ended and self._ready_bytes <= READY_BYTES // 2:
             self._is_paused = False
             self._connection.resume_body()
         return part
