@@ -4,6 +4,7 @@
 #
 #   ./tests/run.sh                  # all of it
 #   ./tests/run.sh -k demo -x       # with arguments: installs, then only `pytest` with them, without the coverage bars
+#   SFUMATO_TEST_WORKERS=8 ./tests/run.sh    # all of it, the tests in 8 processes in place of 4
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root="$PWD"

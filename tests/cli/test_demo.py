@@ -77,6 +77,10 @@ def test_told_to_end_it_ends_what_it_started(tmp_path: Path, number: signal.Sign
 
     assert process.returncode == 130
     assert b"Traceback" not in told
+    # Whoever was killed may need a moment to be gone.
+    deadline = time.monotonic() + 10
+    while processes_with(marker) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not processes_with(marker)
 
 
