@@ -34,6 +34,7 @@ _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (TimeoutError, httpx.ReadTimeout),
     (OSError, httpx.ReadError),
 )
+_KINDS = tuple(kind for kind, _ in _ERRORS)
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
@@ -102,9 +103,12 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
         return self
 
     async def __anext__(self) -> bytes:
-        with _httpx_errors():
-            if self._direct is not None:
+        if self._direct is not None:
+            try:
                 return await anext(self._direct)
+            except _KINDS as error:
+                raise _translate(error) from error
+        with _httpx_errors():
             if chunk := await self._response.content.readany():
                 return chunk
         raise StopAsyncIteration
@@ -127,8 +131,9 @@ def _body(request: httpx.Request) -> bytes | httpx.AsyncByteStream | None:
 def _httpx_errors() -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        for kind, translated in _ERRORS:
-            if isinstance(error, kind):
-                raise translated(str(error)) from error
-        raise
+    except _KINDS as error:
+        raise _translate(error) from error
+
+
+def _translate(error: Exception) -> httpx.TransportError:
+    return next(translated for kind, translated in _ERRORS if isinstance(error, kind))(str(error))

@@ -80,10 +80,9 @@ class Spool:
 
     def lets_pass(self, tab: Tab) -> bool:
         """Tell whether *tab* may go on in memory over the budget: the first of those read, while others leave."""
-        reading = list(self._reading)
-        if not reading or reading[0] is not tab:
+        if next(iter(self._reading), None) is not tab:
             return False
-        return self.held_bytes - sum(other.held_bytes for other in reading) < self._after_bytes
+        return self.held_bytes - sum(other.held_bytes for other in self._reading) < self._after_bytes
 
     def tab(self) -> Tab:
         """Open the account of one answer."""

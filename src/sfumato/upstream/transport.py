@@ -146,6 +146,7 @@ class _Bound:
         self._clock = asyncio.get_running_loop().time
         self._end = math.inf if timeout_seconds is None else self._clock() + timeout_seconds
         self._scope = asyncio.timeout_at(self._end if timeout_seconds is not None else None)
+        self._next = -math.inf
 
     async def __aenter__(self) -> None:
         await self._scope.__aenter__()
@@ -166,7 +167,11 @@ class _Bound:
 
     def progress(self) -> None:
         """Take note that the answer goes on."""
-        self._scope.reschedule(min(self._end, self._clock() + self._stall_seconds))
+        now = self._clock()
+        # A large answer comes in hundreds of chunks; a new timer for each costs more than it tells.
+        if now >= self._next:
+            self._next = now + self._stall_seconds / 64
+            self._scope.reschedule(min(self._end, now + self._stall_seconds))
 
 
 # Few, and costly to parse.
