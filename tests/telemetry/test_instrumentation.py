@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -111,6 +113,48 @@ async def test_other_clients_are_left_alone(telemetry: Telemetry) -> None:
         await call(telemetry, other)
     assert "traceparent" not in echo.requests[0].headers
     assert "POST" not in telemetry.spans()
+
+
+# In a process of its own: providers are installed once and for all.
+UNRECORDED = """
+import asyncio, httpx
+from opentelemetry import context, propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sfumato.telemetry.instrumentation import instrument
+from sfumato.telemetry.spans import ATTEMPT_KEY
+
+seen = []
+
+class Echo(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request):
+        seen.append(request)
+        return httpx.Response(200)
+
+async def main():
+    exporter = InMemorySpanExporter()
+    async with httpx.AsyncClient(transport=Echo()) as client:
+        instrument(client)
+        parent = propagate.extract({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+        context.attach(context.set_value(ATTEMPT_KEY, True, parent))
+        await client.post("http://gemini.test/")
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        await client.post("http://gemini.test/")
+    (span,) = exporter.get_finished_spans()
+    print(seen[0].headers["traceparent"])
+    _, trace_id, span_id, _ = seen[1].headers["traceparent"].split("-")
+    print((int(trace_id, 16), int(span_id, 16)) == (span.context.trace_id, span.context.span_id))
+
+asyncio.run(main())
+"""
+
+
+def test_where_nobody_records_the_callers_trace_goes_on_and_later_spans_are_made() -> None:
+    run = subprocess.run([sys.executable, "-c", UNRECORDED], capture_output=True, check=True, text=True)
+    assert run.stdout.split() == ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "True"]
 
 
 async def test_our_own_client_over_aiohttp(telemetry: Telemetry) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import httpx
-from opentelemetry import context
+from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.instrumentation.httpx import AsyncOpenTelemetryTransport
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
@@ -18,6 +18,7 @@ from opentelemetry.trace import TracerProvider
 from sfumato.telemetry.spans import ATTEMPT_KEY
 
 _SHOWN: Final = frozenset({"accept", "accept-encoding", "content-length", "content-type", "host", "user-agent"})
+_STAND_INS: Final = frozenset({"ProxyTracerProvider", "_ProxyMeterProvider"})
 _REQUEST: Final = "sfumato.request"
 _RESPONSE: Final = "sfumato.response"
 
@@ -40,18 +41,33 @@ def instrument(
     if isinstance(inner, _Attempted):
         return
     traced = AsyncOpenTelemetryTransport(_Whole(inner), tracer_provider=tracer_provider, meter_provider=meter_provider)
-    client._transport = _Attempted(inner, traced)  # noqa: SLF001
+    always = tracer_provider is not None or meter_provider is not None
+    client._transport = _Attempted(inner, traced, always=always)  # noqa: SLF001
+
+
+def nobody_records() -> bool:
+    """Tell whether OpenTelemetry's global providers are those that stand in until somebody installs some."""
+    providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
+    return all(type(provider).__name__ in _STAND_INS for provider in providers)
 
 
 class _Attempted(httpx.AsyncBaseTransport):
-    """Send attempts through the instrumentation, everything else past it."""
+    """Send attempts through the instrumentation, everything else past it.
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, traced: httpx.AsyncBaseTransport) -> None:
+    Where nobody has installed a provider it would cost a tenth of a small request to record nothing. The caller's trace
+    goes on to Google all the same.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, traced: httpx.AsyncBaseTransport, *, always: bool) -> None:
         self._inner = inner
         self._traced = traced
+        self._always = always
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not context.get_value(ATTEMPT_KEY):
+            return await self._inner.handle_async_request(request)
+        if not self._always and nobody_records():
+            propagate.inject(request.headers)
             return await self._inner.handle_async_request(request)
         shown = httpx.Request(
             request.method,
