@@ -26,8 +26,8 @@ from sfumato.wire.payload import Pieces, base64_pieces, size_of, spans
 _CHUNK_BYTES = 64 * 1024
 # Gemini's answers come in pieces of about 250 KB.
 _WHOLE_BYTES = 512 * 1024
-# Sending to a fast client never waits; others get their turn after so much (0.4 ms).
-_TURN_BYTES = 512 * 1024
+# Sending to a fast client never waits; others get their turn after so much (0.2 ms).
+_TURN_BYTES = 256 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
