@@ -18,6 +18,8 @@ import json
 import os
 import platform
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -134,6 +136,8 @@ def _options() -> argparse.Namespace:
 
 def main() -> None:
     """Run the comparison."""
+    # Told to end, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = _options()
     earlier = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     rows: dict[str, list[Row]] = earlier.get("rows", {})
