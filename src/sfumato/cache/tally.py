@@ -123,6 +123,8 @@ class Tally:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor
         finally:
+            # A child that was forked meanwhile has the same opening, and closes nothing.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     @contextlib.contextmanager
@@ -134,7 +136,11 @@ class Tally:
         except BlockingIOError:
             yield None
         else:
-            yield descriptor
+            try:
+                yield descriptor
+            finally:
+                # A child that was forked meanwhile has the same opening, and closes nothing.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 

@@ -240,11 +240,13 @@ class ImageClient:
         ended += await self._slots.stores.drain(max(_STORE_SECONDS, stop_at - self._clock()))
         if ended:
             _log.warning("%d pictures or stores were not finished in time and have been ended.", ended)
-        await self._slots.flights.aclose()
-        await self._slots.cache.aclose()
-        for close in self._on_close:
-            await close()
-        self._closed = True
+        try:
+            await self._slots.flights.aclose()
+            await self._slots.cache.aclose()
+            for close in self._on_close:
+                await close()
+        finally:
+            self._closed = True
 
     def _turned_away(self, wish: ImageWish, call: Call) -> ImageError:
         error = shutting_down()

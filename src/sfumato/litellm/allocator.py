@@ -8,7 +8,8 @@ import sys
 
 # Of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_TRIM_BYTES, _MMAP_BYTES = 256 * 1024 * 1024, 32 * 1024 * 1024
+# Pieces of pictures have 256 KB. What is larger goes back to the kernel: kept in each thread's arena it would add up.
+_TRIM_BYTES, _MMAP_BYTES = 256 * 1024 * 1024, 1024 * 1024
 # Whoever sets one of these has decided.
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 

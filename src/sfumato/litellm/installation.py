@@ -57,8 +57,10 @@ async def finish(runtime: Runtime) -> None:
     runs that was registered for the exit.
     """
     runtime.begin_drain()
-    await runtime.aclose()
-    await asyncio.to_thread(shutdown)
+    try:
+        await runtime.aclose()
+    finally:
+        await asyncio.to_thread(shutdown)
 
 
 def _shared() -> GeminiImageLLM:

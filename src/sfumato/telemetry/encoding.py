@@ -22,7 +22,6 @@ from sfumato.telemetry.light import LightSpan, LightTracer
 
 # Their values differ from request to request: nothing to keep.
 _UNIQUE: Final = frozenset({names.REQUEST_ID, names.RESPONSE_ID})
-_64_BITS: Final = (1 << 64) - 1
 # A status of nothing, and the flags that tell whether the parent is in another process.
 _LOCAL: Final = b"\x7a\x00\x85\x01\x00\x01\x00\x00"
 _REMOTE: Final = b"\x7a\x00\x85\x01\x00\x03\x00\x00"
@@ -61,8 +60,8 @@ def _plain(span: LightSpan) -> bytes | None:
     attributes = span.plain_attributes
     try:
         return None if attributes is None else _span(span, attributes)
-    except UnicodeEncodeError:
-        # OpenTelemetry's encoder leaves out what is no text, and keeps the rest.
+    except (UnicodeEncodeError, OverflowError):
+        # OpenTelemetry's encoder leaves out what is no text or no 64 bits, and keeps the rest.
         return None
 
 
@@ -99,7 +98,7 @@ def _value(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, int):
-        return b"\x18" + _varint(value & _64_BITS)
+        return b"\x18" + _varint(int.from_bytes(value.to_bytes(8, "big", signed=True), "big"))
     return b"\x21" + struct.pack("<d", value)
 
 

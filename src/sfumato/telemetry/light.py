@@ -40,6 +40,11 @@ _FLAGS: Final = tuple(TraceFlags(flags) for flags in range(4))
 _UNSET: Final = Status(StatusCode.UNSET)
 
 
+def counts_itself() -> bool:
+    """Tell whether the SDK is asked to count its own spans and exports, which it does in its own code only."""
+    return os.environ.get("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "").strip().lower() == "true"
+
+
 class LightTracerProvider(sdk.TracerProvider):
     """The SDK's provider, with light spans for our own scope.
 
@@ -73,8 +78,7 @@ class LightTracerProvider(sdk.TracerProvider):
             self.sampler is DEFAULT_ON
             and limits.max_span_attribute_length is None
             and (limits.max_span_attributes is None or limits.max_span_attributes >= _ATTRIBUTES)
-            # Then the SDK counts its own spans.
-            and os.environ.get("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "").strip().lower() != "true"
+            and not counts_itself()
         )
 
 

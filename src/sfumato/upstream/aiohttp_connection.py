@@ -24,6 +24,8 @@ from sfumato.upstream.framing import Chunked, Framing, FramingError, Sized
 # Reading pauses while more than this waits to be taken.
 READY_BYTES = 512 * 1024
 _HEAD_END = b"\r\n\r\n"
+# An answer may be announced, and its head come in parts; a head has at most 8 KB per line and 128 lines.
+_HEADS = 1024
 
 
 class Connector(aiohttp.TCPConnector):
@@ -117,6 +119,7 @@ class Connection(ResponseHandler):
         # Whether a head is expected, the end of what came of it, and whether it has ended where the last data did.
         self._expects_head = False
         self._head = b""
+        self._heads = 0
         self._is_at_body = False
         self._begun: list[tuple[RawResponseMessage, aiohttp.StreamReader]] = []
         self._body: DirectBody | None = None
@@ -127,19 +130,28 @@ class Connection(ResponseHandler):
 
     def set_response_params(self, **options: Any) -> None:
         """Expect the head of an answer."""
-        self._expects_head, self._head = True, b""
+        self._expects_head, self._head, self._framing, self._heads = True, b"", None, 0
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes from the socket."""
         while data and self._expects_head:
+            self._heads += 1
+            if self._heads > _HEADS and self._exception is None:
+                self.set_exception(aiohttp.ClientPayloadError("The answer has no end of heads."))
+                self._close_transport()
+            if self._exception is not None:
+                return
             end = (self._head + data).find(_HEAD_END)
             size = len(data) if end < 0 else end + len(_HEAD_END) - len(self._head)
             self._head = (self._head + data[:size])[1 - len(_HEAD_END) :] if end < 0 else b""
             self._is_at_body = end >= 0
             self._parse(data[:size])
             data = data[size:]
-        if self._body is None:
+        if self._body is None and self._framing is not None and data:
+            # Nobody asked for it, and the parser would take it for the body that it never saw.
+            self._close_transport()
+        elif self._body is None:
             # Nothing, too, has a meaning there.
             self._parse(data)
         elif data:
@@ -178,6 +190,11 @@ class Connection(ResponseHandler):
             self.start_timeout()
             self.transport.resume_reading()
 
+    def _close_transport(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.close()
+
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
         begun, self._begun = self._begun, []
@@ -189,7 +206,8 @@ class Connection(ResponseHandler):
         if 100 <= message.code < 200 and message.code != 101:
             return parsed
         self._expects_head = False
-        if not self._is_at_body or parsed.is_eof() or message.upgrade:
+        # Some of the body may be parsed: bare line feeds end a head, too.
+        if not self._is_at_body or parsed.is_eof() or parsed.total_bytes or message.upgrade:
             return parsed
         codings = [coding.lower() for coding in message.headers.getall("transfer-encoding", ())]
         lengths = message.headers.getall("content-length", ())
