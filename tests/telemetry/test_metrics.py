@@ -17,7 +17,7 @@ from sfumato.images.variants import list_variants
 from sfumato.telemetry import names
 from sfumato.telemetry.metrics import Backlog, Metrics
 from sfumato.telemetry.observer import Call, Charge, OperationRecord, Step, note_refusal, private_hash
-from sfumato.telemetry.otel import MAX_TENANTS
+from sfumato.telemetry.otel import MAX_TENANTS, OtelObserver
 from tests.telemetry.conftest import Telemetry
 
 MODEL = "gemini-3-pro-image"
@@ -27,15 +27,15 @@ def record(**fields: Any) -> OperationRecord:
     return OperationRecord(**{"call": Call(request_id="r"), "model": MODEL, "family": MODEL, **fields})
 
 
-def durations(reader: InMemoryMetricReader) -> list[HistogramDataPoint]:
-    """Return the points of the requests' durations, with their exemplars."""
+def durations(reader: InMemoryMetricReader, name: str = names.DURATION.name) -> list[HistogramDataPoint]:
+    """Return the points of a histogram, the requests' durations by default, with their exemplars."""
     data = reader.get_metrics_data()
     assert data
     return [
         point
         for scope in data.resource_metrics[0].scope_metrics
         for metric in scope.metrics
-        if metric.name == names.DURATION.name
+        if metric.name == name
         for point in metric.data.data_points
         if isinstance(point, HistogramDataPoint)
     ]
@@ -338,3 +338,17 @@ def _bounds(reader: InMemoryMetricReader) -> dict[str, tuple[float, ...]]:
         for point in metric.data.data_points
         if hasattr(point, "explicit_bounds")
     }
+
+
+def test_observers_of_one_provider_are_counted_together() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    observers = [OtelObserver(meter_provider=provider) for _ in range(2)]
+    for observer in observers:
+        operation = observer.begin(OperationRecord(call=Call(request_id="r")))
+        step = Step(name="cache.lookup")
+        with operation.step(step):
+            step.outcome = "hit"
+        operation.end()
+    assert sum(point.count for point in durations(reader, names.CACHE_LOOKUP_DURATION.name)) == 2
+    provider.shutdown()

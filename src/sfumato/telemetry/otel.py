@@ -57,7 +57,7 @@ class OtelObserver:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._tracer = get_tracer(names.SCOPE, tracer_provider=tracer_provider, schema_url=names.SCHEMA_URL)
-        self._metrics = _process_metrics() if meter_provider is None else Metrics(meter_provider)
+        self._metrics = _process_metrics() if meter_provider is None else _metrics_of(meter_provider)
         if exposition is not None:
             self._metrics.show(exposition.provider)
         self._tenants = TenantLabels(hash_salt, limit=MAX_TENANTS)
@@ -199,6 +199,10 @@ class _OtelStep(AbstractContextManager[None]):
             # Whoever did the work was cancelled, by a deadline or for want of somebody who waits.
             self._step.outcome = names.ABANDONED_OUTCOME
         self._operation.leave(self._span, self._step, self._operation.clock() - self._started)
+
+
+# A provider's gauges and waiting durations are asked for by the first who registers them only.
+_metrics_of = functools.lru_cache(maxsize=16)(Metrics)
 
 
 @functools.cache
