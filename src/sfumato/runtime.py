@@ -43,6 +43,7 @@ from sfumato.upstream.fetch import PictureFetcher
 from sfumato.upstream.retry import RetryPolicy
 from sfumato.upstream.spool import Spool
 from sfumato.upstream.transport import GeminiTransport, create_http_client
+from sfumato.upstream.trials import TRIAL_SECONDS
 
 if TYPE_CHECKING:
     from sfumato.cache.redis import RedisConnection
@@ -59,13 +60,20 @@ class Runtime:
         observer: Sees every request; the request log and OpenTelemetry by default.
         export: Let the ``OTEL_*`` variables install OpenTelemetry's SDK, at the first request and unless somebody else
             has: for processes of our own and the LiteLLM provider, not inside of other programs.
+        trial_seconds: How long a burst waits for what becomes of its first call on an account that is not known to
+            work.
 
     Raises:
         ConfigurationError: The settings are invalid or ask for something that this version does not have.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, observer: Observer | None = None, export: bool = False
+        self,
+        settings: Settings | None = None,
+        *,
+        observer: Observer | None = None,
+        export: bool = False,
+        trial_seconds: float = TRIAL_SECONDS,
     ) -> None:
         self.settings = settings or load_settings()
         if observer is None:
@@ -74,6 +82,7 @@ class Runtime:
             observer = create_observer(self.settings)
         self._observer = ObserverGroup([_Wiring(), observer]) if export else observer
         self.accounts = build_accounts(self.settings)
+        self._trial_seconds = trial_seconds
         self._own_prices = _load_prices(self.settings.prices_file)
         self._spool = Spool(self.settings.spool_dir, after_bytes=int(self.settings.spool_after_mb * MEGABYTE))
         self._stop_at: float | None = None
@@ -187,7 +196,7 @@ class Runtime:
         max_response_bytes = int(settings.max_response_mb * MEGABYTE)
         return Attempts(
             transport=GeminiTransport(http, max_response_bytes=max_response_bytes, spool=self._spool),
-            accounts=AccountPool(self.accounts, board=board),
+            accounts=AccountPool(self.accounts, board=board, trial_seconds=self._trial_seconds),
             retry=RetryPolicy(max_attempts=settings.max_attempts),
             attempt_timeout_seconds=settings.attempt_timeout_seconds,
             clock=time.monotonic,

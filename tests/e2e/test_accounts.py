@@ -16,6 +16,7 @@ import pytest
 
 from sfumato.asgi.app import create_app
 from sfumato.emulator import EmulatorOptions, create_emulator
+from sfumato.runtime import Runtime
 from sfumato.settings import load_settings
 from tests.conftest import Emulator
 from tests.support.apps import calling
@@ -31,17 +32,19 @@ async def accounts(faults: Mapping[str, str], **settings: Any) -> AsyncIterator[
     keys = {label: f"key-of-{label}" for label in faults}
     options = EmulatorOptions(key_faults={keys[label]: fault for label, fault in faults.items() if fault})
     with serving(create_emulator(options)) as url:
-        app = create_app(
-            load_settings(
-                api_keys=",".join(f"{label}:{key}" for label, key in keys.items()),
-                api_base=url,
-                cache_enabled=False,
-                **settings,
-            ),
-            anonymous=True,
+        loaded = load_settings(
+            api_keys=",".join(f"{label}:{key}" for label, key in keys.items()),
+            api_base=url,
+            cache_enabled=False,
+            **settings,
         )
-        async with calling(app) as client:
-            yield client, Emulator(url)
+        # On a busy machine the first answer of an account takes longer than a burst waits for it by default.
+        runtime = Runtime(loaded, trial_seconds=60.0)
+        try:
+            async with calling(create_app(runtime=runtime, anonymous=True)) as client:
+                yield client, Emulator(url)
+        finally:
+            await runtime.aclose()
 
 
 async def ask(client: httpx.AsyncClient, prompt: str, **fields: Any) -> httpx.Response:
