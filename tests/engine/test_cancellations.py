@@ -193,7 +193,7 @@ class Performance:
             before = asyncio.all_tasks()
             await self._visit(it)
             await self._settle(it)
-            assert asyncio.all_tasks() == before
+            assert asyncio.all_tasks() <= before
             self._nothing_is_left(it)
             self.upstream.closed = True
             await self._try_again(it)
@@ -280,6 +280,8 @@ def drawn(chance: random.Random, kind: str, store: str) -> Scene:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_whoever_leaves_and_whenever_no_paid_picture_is_lost(kind: str, store: str) -> None:
     chance = random.Random(f"{kind} {store}")
+    # google-genai's clients, of other tests, begin tasks when they are collected.
+    gc.collect()
     for _ in range(SCENES):
         await check(drawn(chance, kind, store))
 
