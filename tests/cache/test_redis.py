@@ -552,7 +552,7 @@ class TestFaults:
         connection = connect(redis_server.url, timeout_seconds=PATIENT_SECONDS)
         writes = Circuit(fault=StoreFullError, clock=clock, random=lambda: 1.0)
         store = RedisStore(connection, LARGE_BYTES, writes=writes)
-        redis_admin.config_set("maxmemory", "1mb")
+        redis_admin.config_set("maxmemory", "1kb")
         try:
             with pytest.raises(StoreFullError):
                 await put(store, "key", b"value")
