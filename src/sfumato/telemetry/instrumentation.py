@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Final
 
 import httpx
-from opentelemetry import context, metrics, propagate, trace
+from opentelemetry import context, propagate
 from opentelemetry.instrumentation.httpx import AsyncOpenTelemetryTransport
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
+from sfumato.telemetry.providers import metrics_are_taken, traces_are_taken
 from sfumato.telemetry.spans import ATTEMPT_KEY
 
 _SHOWN: Final = frozenset({"accept", "accept-encoding", "content-length", "content-type", "host", "user-agent"})
-_STAND_INS: Final = frozenset({"ProxyTracerProvider", "_ProxyMeterProvider"})
 _REQUEST: Final = "sfumato.request"
 _RESPONSE: Final = "sfumato.response"
 
@@ -45,12 +45,6 @@ def instrument(
     client._transport = _Attempted(inner, traced, always=always)  # noqa: SLF001
 
 
-def nobody_records() -> bool:
-    """Tell whether OpenTelemetry's global providers are those that stand in until somebody installs some."""
-    providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
-    return all(type(provider).__name__ in _STAND_INS for provider in providers)
-
-
 class _Attempted(httpx.AsyncBaseTransport):
     """Send attempts through the instrumentation, everything else past it.
 
@@ -66,7 +60,7 @@ class _Attempted(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not context.get_value(ATTEMPT_KEY):
             return await self._inner.handle_async_request(request)
-        if not self._always and nobody_records():
+        if not (self._always or traces_are_taken() or metrics_are_taken()):
             propagate.inject(request.headers)
             return await self._inner.handle_async_request(request)
         shown = httpx.Request(

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry import metrics, trace
 
+from sfumato.telemetry.providers import metrics_are_taken, traces_are_taken
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
@@ -54,15 +56,8 @@ def configure() -> None:
         if _process.configured:
             return
         if not is_disabled():
-            _wire(
-                "TRACES", _installs_traces, lambda: isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-            )
-            # The API keeps the class of "nobody installed one" to itself.
-            _wire(
-                "METRICS",
-                _installs_metrics,
-                lambda: type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider",
-            )
+            _wire("TRACES", _installs_traces, traces_are_taken)
+            _wire("METRICS", _installs_metrics, metrics_are_taken)
         if _process.providers:
             # In place of OpenTelemetry's own handlers, which wait for as long as its exporters try: half a minute.
             atexit.register(shutdown)
@@ -106,11 +101,11 @@ def create_resource() -> Resource:
     return resource
 
 
-def _wire(signal: Signal, install: Callable[[list[Any]], Any], is_free: Callable[[], bool]) -> None:
+def _wire(signal: Signal, install: Callable[[list[Any]], Any], is_taken: Callable[[], bool]) -> None:
     asked = _asked(signal)
     if not asked:
         return
-    if not is_free():
+    if is_taken():
         _log.info("OpenTelemetry %s: somebody else installed a provider; it is left alone.", signal.lower())
         return
     try:
