@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -53,6 +56,35 @@ def test_what_others_count_while_the_files_are_looked_at_stays_counted(tmp_path:
     tally = build_tally(tmp_path, held_bytes=990_000, look=look)
     assert tally.make_room(20_000, now=0.0)
     assert tallied_bytes(tmp_path) >= 400_000
+
+
+def test_writers_wait_for_the_first_look_at_a_directory(tmp_path: Path) -> None:
+    met = Event()
+
+    def lock_while_another_looks(_: int) -> None:
+        met.set()
+        raise BlockingIOError
+
+    def look() -> tuple[list[Held], int]:
+        # The lock is held: whoever comes now does not know yet what room there is.
+        later = build(tmp_path, try_lock=lock_while_another_looks)
+        answers.append(threads.submit(later.make_room, 20_000, 0.0))
+        assert met.wait(10)
+        # Whoever does not wait has answered by then.
+        assert not wait(answers, timeout=0.2).done
+        return [], 0
+
+    def build(directory: Path, **parts: Any) -> Tally:
+        return Tally(directory, CAPACITY_BYTES, **({"look": look, "sweep": lambda: None, "try_lock": lock} | parts))
+
+    def lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    answers: list[Future[bool]] = []
+    with ThreadPoolExecutor() as threads:
+        assert build(tmp_path).make_room(20_000, now=0.0)
+        assert [answer.result(10) for answer in answers] == [True]
+    assert tallied_bytes(tmp_path) >= 20_000
 
 
 def test_files_that_are_being_written_can_fill_the_store(tmp_path: Path) -> None:

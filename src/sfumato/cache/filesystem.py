@@ -13,7 +13,7 @@ Rule 1: a value is written beside its place and moved there by ``os.replace``, s
 or none. Nothing is synced to the disk, and the value's bytes are not summed here: what a power cut tears or a disk
 flips in them, the digest finds that a picture's entry carries (a second sum cost a fifth of a lookup).
 Rule 2: readers wait for nobody, and writers not for who evicts: only eviction takes the lock, and it gives way when
-somebody else is at it (`sfumato.cache.tally`).
+somebody else is at it, but for a directory's first look (`sfumato.cache.tally`).
 Rule 3: a value above 64 KB is not read by a lookup: its file stays open and is read as the answer is sent. Removing or
 replacing it meanwhile changes nothing for who reads it (`sfumato.cache.open_files`).
 Rule 4: nothing that does not bear the name of a value or of a temporary file is ever removed.

@@ -132,17 +132,23 @@ class Tally:
         """Yield the lock's descriptor, or None when another one evicts."""
         descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._try_lock(descriptor)
-        except BlockingIOError:
-            yield None
-        else:
-            try:
-                yield descriptor
-            finally:
-                # A child that was forked meanwhile has the same opening, and closes nothing.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            yield descriptor if self._is_turn(descriptor) else None
         finally:
+            # A child that was forked meanwhile has the same opening, and closes nothing.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+    def _is_turn(self, lock: int) -> bool:
+        """Lock it; False when somebody else evicts, or has just looked for the first time while this one waited."""
+        try:
+            self._try_lock(lock)
+        except BlockingIOError:
+            if self._tallied_bytes() is not None:
+                return False
+        else:
+            return True
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return self._tallied_bytes() is None
 
 
 def _file_bytes(path: Path) -> int | None:
