@@ -102,20 +102,47 @@ def test_keys_are_not_shown() -> None:
         (one(label='"a"', key='"secret"', weigth="2"), "account 'a': 'weigth' is unknown. Did you mean 'weight'?"),
         (one(label='"a"', key='"x"') + "\n" + one(label='"a"', key='"y"'), "'a': another account has this label"),
         (one(label='"a"', key='"x"') + "\n" + one(label='"b"', key='" x"'), "'b': account 'a' has the same key"),
+        (
+            one(label='"a"', project='"p"') + "\n" + one(label='"b"', project='"p"', location='"global"'),
+            "'b': account 'a' has the same project and location, and with it the same quota",
+        ),
+        ("accounts = " + "[" * 3000, "the file has a value that is too long or too deep"),
+        (one(label='"a"', key='"secret"', rpm="1" * 5000), "the file has a value that is too long or too deep"),
     ],
 )
 def test_what_is_wrong_is_named_without_being_repeated(text: str, told: str) -> None:
     assert told in refusal(text)
 
 
-@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "true", '"2"'])
-def test_a_weight_is_a_number_above_0(weight: str) -> None:
-    assert "account 'a': 'weight' must be a number above 0" in refusal(one(label='"a"', key='"k"', weight=weight))
+@pytest.mark.parametrize(
+    "weight", ["0", "-1", "nan", "inf", "true", '"2"', "1e-320", "0.0009", "1000001", "1e308", "1" + "0" * 400]
+)
+def test_a_weight_is_a_number_that_can_be_reckoned_with(weight: str) -> None:
+    told = "account 'a': 'weight' must be a number from 0.001 to 1000000"
+    assert told in refusal(one(label='"a"', key='"k"', weight=weight))
 
 
-@pytest.mark.parametrize("rpm", ["0", "-1", "1.5", "true", '"60"'])
+@pytest.mark.parametrize("weight", ["0.001", "1000000", "2"])
+def test_weights_up_to_the_bounds_are_taken(weight: str) -> None:
+    (row,) = rows(one(label='"a"', key='"k"', weight=weight))
+    assert row.weight == float(weight)
+
+
+@pytest.mark.parametrize("rpm", ["0", "-1", "1.5", "true", '"60"', "1000001", "1" + "0" * 400])
 def test_an_rpm_is_an_integer_from_1(rpm: str) -> None:
-    assert "account 'a': 'rpm' must be an integer from 1" in refusal(one(label='"a"', key='"k"', rpm=rpm))
+    assert "account 'a': 'rpm' must be an integer from 1 to 1000000" in refusal(one(label='"a"', key='"k"', rpm=rpm))
+
+
+def test_one_project_in_two_locations_has_two_quotas() -> None:
+    text = one(label='"a"', project='"p"') + "\n" + one(label='"b"', project='"p"', location='"eu"')
+    assert [row.location for row in rows(text)] == ["global", "eu"]
+
+
+def test_a_mark_at_the_start_of_the_file_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + one(label='"a"', key='"k"').encode())
+    (row,) = load(path, environ={})
+    assert row.label == "a"
 
 
 def test_a_variable_that_is_empty_is_not_set() -> None:
@@ -159,13 +186,21 @@ def test_without_anything_there_is_no_account() -> None:
     [
         (one(label='"default"', key='"k2"'), "account 'default': another account has this label"),
         (one(label='"x"', key='"k2"'), "account 'x': another account has this label"),
-        (one(label='"y"', key='"kx"'), "account 'y': account 'x' has the same key"),
+        (one(label='"y"', key='"kx"'), "account 'y': account 'x' of GEMINI_API_KEYS has the same key"),
+        (one(label='"y"', key='"k"'), "account 'y': account 'default' of GEMINI_API_KEY has the same key"),
     ],
 )
 def test_labels_and_keys_differ_from_those_of_the_variables(tmp_path: Path, row: str, told: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         built(api_key="k", api_keys="x:kx", accounts_file=written(tmp_path, row))
     assert told in caught.value.message
+
+
+def test_one_key_in_both_variables_is_refused() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        built(api_key="secret", api_keys="x:kx,b:secret")
+    assert caught.value.message.startswith("GEMINI_API_KEYS: account 'b' has the key of GEMINI_API_KEY")
+    assert "secret" not in caught.value.message
 
 
 def test_a_key_that_no_header_can_hold_is_refused_by_its_label(tmp_path: Path) -> None:

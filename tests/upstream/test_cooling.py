@@ -20,7 +20,8 @@ from sfumato.errors import (
     UpstreamAuthError,
     leaves,
 )
-from sfumato.upstream.cooling import ALL_MODELS, CoolingTable, MinuteWindow, Notice, cooling_class, seconds_to_reset
+from sfumato.upstream.cooling import ALL_MODELS, CoolingTable, Notice, cooling_class, seconds_to_reset
+from sfumato.upstream.minutes import MinuteWindow
 from sfumato.wire.gemini_errors import parse_error
 
 PRO = "gemini-3-pro-image"
@@ -64,6 +65,9 @@ def rest(told: CoolingTable, model: str = PRO) -> float | None:
         (ModelNotFoundError("m", reason="unavailable"), 600.0),
         (ConfigurationError("m", reason="unavailable"), 600.0),
         (UpstreamAuthError("m"), 600.0),
+        # Credentials that may be on their way.
+        (UpstreamAuthError("m", retry_after=30.0), 30.0),
+        (UpstreamAuthError("m", retry_after=1e9), 600.0),
     ],
 )
 def test_how_long_each_class_rests(error: ImageError, seconds: float) -> None:
@@ -179,6 +183,25 @@ def test_a_probe_of_a_parked_account_may_meet_a_rate_limit() -> None:
     told.refuse("id", PRO, RateLimitedError("m", retry_after=30))
     assert told.parked("id") is not None
     assert rest(told) == 60.0
+
+
+@pytest.mark.parametrize("error", [UpstreamAuthError("m"), QuotaExhaustedError("m", reason="billing")])
+def test_a_probe_that_learned_nothing_frees_the_next_one_at_once(error: ImageError) -> None:
+    clock = Clock()
+    told = table(clock)
+    told.refuse("id", PRO, error)
+    # A call that began before is no probe.
+    told.refuse("id", PRO, ServiceUnavailableError("m"))
+    assert rest(told) == 600.0
+    clock.now += 600
+    told.begin("id", PRO)
+    told.refuse("id", "another-model", ServiceUnavailableError("m"))
+    told.refuse("id", PRO, ServiceUnavailableError("m"))
+    assert rest(told) is None
+    told.begin("id", PRO)
+    assert rest(told) == 60.0
+    told.refuse("id", PRO, error)
+    assert rest(told) == 600.0
 
 
 def test_what_others_know_holds_unless_more_is_known_here() -> None:

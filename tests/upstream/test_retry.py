@@ -130,6 +130,8 @@ def test_googles_statuses_are_tried_again_on_the_same_account_or_not(status: int
 def test_google_s_own_delay_comes_first() -> None:
     error = ServiceUnavailableError("m", retry_after=12.5)
     assert delay(error) == 12.5
+    # "At once" is no reason for all to come back together.
+    assert delay(ServiceUnavailableError("m", retry_after=0.0)) == 0.25
     # The row's default is for clients; our own backoff is for us.
     assert delay(ServiceUnavailableError("m")) == 0.25
 

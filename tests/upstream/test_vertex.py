@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import logging
 import subprocess
 import sys
@@ -12,19 +14,23 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from sfumato.errors import ConfigurationError, NetworkError, UpstreamAuthError
+from sfumato.errors import ConfigurationError, ImageError, NetworkError, UpstreamAuthError
 from sfumato.images.request import Operation
 from sfumato.images.resolution import ImageWish, RequestPolicy, SafetyWish, resolve
 from sfumato.images.safety import IMAGE_CATEGORIES, Method, Threshold
 from sfumato.images.variants import parse_variant
-from sfumato.upstream.accounts import Account
+from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.vertex import RENEWAL_SECONDS, VertexCredentials, vertex_account
 from sfumato.wire.gemini import build_request
 from tests.conftest import Emulator
 from tests.support.token_server import TokenServer, token_server
 
 HOUR = 3600.0
+# google-auth is typed in part.
+Refused: Any = RefreshError
+Unreachable: Any = TransportError
 pytestmark = pytest.mark.anyio
 
 
@@ -303,6 +309,87 @@ async def test_an_unreachable_token_server_is_a_passing_fault(tmp_path: Path, cl
     assert refused.value.retryable
 
 
+class Failing:
+    """Credentials whose renewal fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def refresh(self, _: object) -> None:
+        raise self._error
+
+
+def wrapped(*told: object) -> Failing:
+    """Return credentials of a machine whose metadata server gives no token, as google-auth 2.62 says so."""
+    refused = Refused()
+    refused.__cause__ = Unreachable("Failed to retrieve http://metadata.test/secret", *told)
+    return Failing(refused)
+
+
+class Answer:
+    """An answer of the metadata server."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+@pytest.mark.parametrize(("told", "passes"), [((), True), ((Answer(500),), True), ((Answer(404),), False)])
+async def test_a_metadata_server_that_is_away_is_a_passing_fault_and_its_no_is_none(
+    clock: Clock, told: tuple[object, ...], *, passes: bool
+) -> None:
+    held = VertexCredentials("v", lambda: wrapped(*told), clock=clock)
+    with pytest.raises(NetworkError if passes else UpstreamAuthError) as refused:
+        await held.headers()
+    assert refused.value.reason == ("TOKEN_SERVER_UNREACHABLE" if passes else "TOKEN_REFUSED")
+    assert refused.value.retryable is passes
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_break_in_the_course_of_which_the_renewal_failed_counts_unless_it_was_dealt_with(clock: Clock) -> None:
+    for handled, reason in ((False, "TOKEN_SERVER_UNREACHABLE"), (True, "INVALID_GRANT")):
+        refused = Refused("m", {"error": "invalid_grant"})
+        refused.__context__, refused.__suppress_context__ = Unreachable("m"), handled
+        with pytest.raises(ImageError) as told:
+            await VertexCredentials("v", functools.partial(Failing, refused), clock=clock).headers()
+        assert told.value.reason == reason
+
+
+async def test_credentials_that_are_not_there_yet_are_looked_for_again_soon_and_then_seldom(clock: Clock) -> None:
+    """A pod's first request may come before its metadata server."""
+
+    def load() -> Any:
+        raise DefaultCredentialsError
+
+    held = VertexCredentials("v", load, clock=clock)
+    pauses = []
+    for _ in range(7):
+        with pytest.raises(UpstreamAuthError) as refused:
+            await held.headers()
+        assert refused.value.reason == "NO_CREDENTIALS"
+        pauses.append(refused.value.upstream_delay)
+    assert pauses == [30, 60, 120, 240, 480, 600, 600]
+
+
+async def test_an_account_whose_credentials_come_late_is_back_after_half_a_minute(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> Any:
+        raise DefaultCredentialsError
+
+    late = dataclasses.replace(account(), credentials=VertexCredentials("v", load, clock=clock))
+    accounts = AccountPool([late], clock=clock)
+    taken = await accounts.acquire("m")
+    with pytest.raises(UpstreamAuthError) as refused:
+        await taken.credentials.headers()
+    accounts.release(taken)
+    await accounts.report(taken, "m", refused.value)
+    assert accounts.exhausted("m") is not None
+    assert "'v' is parked" in caplog.text
+    assert "tried again in 30 seconds" in caplog.text
+    clock.ahead += 30
+    assert accounts.exhausted("m") is None
+
+
 async def test_credentials_that_fail_unforeseen_do_not_leave_callers_waiting(clock: Clock) -> None:
     def load() -> Any:
         raise LookupError("with a secret")
@@ -319,9 +406,9 @@ def test_loops_in_several_threads_share_one_token(tokens: TokenServer, tmp_path:
     threads = [threading.Thread(target=lambda: found.append(asyncio.run(held.headers()))) for _ in range(5)]
     for thread in threads:
         thread.start()
-    assert tokens.arrived.wait(10)
+    assert tokens.arrived.wait(60)
     tokens.open.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert found == [{"authorization": "Bearer token-1"}] * 5
     assert tokens.asked == 1

@@ -189,7 +189,8 @@ def test_a_missing_model(message: str) -> None:
             "per_minute",
             41.2,
         ),
-        ("m", [retry("0s")], "per_minute", 0.0),
+        # "At once" is no answer to give to everybody.
+        ("m", [retry("0s")], "per_minute", 1.0),
         ("Resource has been exhausted (e.g. check quota).", [], "shared_capacity", None),
         (
             "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/x",
@@ -224,6 +225,9 @@ PER_DAY = (
     "You exceeded your current quota. \n* Quota exceeded for metric: "
     "generativelanguage.googleapis.com/generate_requests_per_model_per_day, limit: 250\nPlease retry in 1h52m56.4s."
 )
+
+
+PER_DAY_BODY = body(429, "RESOURCE_EXHAUSTED", "m", quota("GenerateRequestsPerDayPerProjectPerModel"))
 
 
 @pytest.mark.parametrize(
@@ -291,6 +295,48 @@ def test_unavailable_with_and_without_a_delay() -> None:
         assert (error.upstream_delay, error.retry_after) == (None, 5.0)
     delayed = parse_error(503, body(503, "UNAVAILABLE", "m", retry("12.5s")))
     assert delayed.upstream_delay == delayed.retry_after == 12.5
+    assert parse_error(503, body(503, "UNAVAILABLE", "m", retry("0s"))).retry_after == 1.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "delay"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 7 "}, 7.0),
+        ({"retry-after": "0"}, 1.0),
+        ({"retry-after": "Sun, 22 Nov 2026 07:00:41 GMT", "date": "Sun, 22 Nov 2026 07:00:00 GMT"}, 41.0),
+        ({"retry-after": "Sun, 22 Nov 2026 06:00:00 GMT", "date": "Sun, 22 Nov 2026 07:00:00 GMT"}, 1.0),
+        # Nothing to count from, and no clock is read here.
+        ({"retry-after": "Sun, 22 Nov 2026 07:00:41 GMT"}, None),
+        ({"retry-after": "Sun, 22 Nov 2026 07:00:41 GMT", "date": "Sun, 22 Nov 2026 07:00:00 -0000"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "1.5"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "\u0667"}, None),
+        ({}, None),
+    ],
+)
+def test_a_gateway_s_header_tells_the_delay_where_google_tells_none(
+    headers: dict[str, str], delay: float | None
+) -> None:
+    for status, content in ((429, b"Too many requests"), (429, PER_DAY_BODY), (503, b"<html>Down</html>"), (503, b"")):
+        assert parse_error(status, content, headers).upstream_delay == delay
+        assert parse_error(status, body(status, "X", "m", retry("41.5s")), headers).upstream_delay == 41.5
+    # A class is told by Google's words only.
+    assert parse_error(429, b"Too many requests", headers).reason == "shared_capacity"
+
+
+def test_a_403_that_is_not_google_s_says_nothing_of_the_account() -> None:
+    for content in (b"<html>blocked</html>", b"", b"{}", b'{"error":{"code":403,"message":"Blocked by policy 7."}}'):
+        error = parse_error(403, content)
+        assert (type(error), error.reason) == (UpstreamFailureError, "refused_by_gateway")
+        assert not error.retryable
+        assert isinstance(parse_error(401, content), UpstreamAuthError)
+    leaked = b'{"error":{"code":403,"message":"Your API key was reported as a leaked API key."}}'
+    told = json.dumps({"error": {"code": 403, "details": [info("IAM_PERMISSION_DENIED")]}}).encode()
+    assert isinstance(parse_error(403, leaked), UpstreamAuthError)
+    assert isinstance(parse_error(403, told), UpstreamAuthError)
 
 
 def test_a_one_element_array_is_read_like_the_object_in_it() -> None:
@@ -328,10 +374,13 @@ def test_unreadable_bodies_are_still_errors_of_their_status(status: int, content
     assert type(parse_error(status, content)) is kinds[status]
 
 
-@given(st.integers(100, 599), st.binary(max_size=80))
-@settings(deadline=None, max_examples=200)
-def test_any_bytes_are_read_without_a_crash(status: int, content: bytes) -> None:
-    assert isinstance(parse_error(status, content), ImageError)
+DATES = st.text(max_size=40) | st.text("Sun, 22 Nov 2026 07:00:41 GMT+-(", max_size=40)
+
+
+@given(st.integers(100, 599), st.binary(max_size=80), st.fixed_dictionaries({"retry-after": DATES, "date": DATES}))
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_are_read_without_a_crash(status: int, content: bytes, headers: dict[str, str]) -> None:
+    assert isinstance(parse_error(status, content, headers), ImageError)
 
 
 secrets = st.one_of(

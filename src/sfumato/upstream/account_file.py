@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import math
 import os
 import re
 import tomllib
@@ -48,8 +47,11 @@ _FIELDS = (
     "rpm",
 )
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_WEIGHTS = (0.001, 1_000_000)
+_MAX_RPM = 1_000_000
 _PLACE = re.compile(r"at line \d+, column \d+|at end of document")
 _VARIABLE = variable_names("accounts_file")[0]
+_KEY_VARIABLE, _KEYS_VARIABLE = variable_names("api_key")[0], variable_names("api_keys")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def build_accounts(settings: Settings, environ: Mapping[str, str] | None = None)
             never a key or a path.
     """
     rows = [AccountRow(label=label, key=secret) for label, secret in settings.accounts]
+    _refuse_key_in_both(settings)
     if settings.accounts_file is not None:
         # The file names the variable, so no setting can hold it.
         more = load(settings.accounts_file, environ=os.environ if environ is None else environ)
@@ -104,7 +107,8 @@ def load(path: Path, *, environ: Mapping[str, str]) -> tuple[AccountRow, ...]:
         ConfigurationError: It cannot be read, or `parse` refuses it.
     """
     try:
-        text = path.read_bytes().decode()
+        # Editors on Windows write a mark at the start.
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
         raise _wrong(f"the file cannot be read ({reason})") from None
@@ -125,6 +129,9 @@ def parse(text: str, *, directory: Path, environ: Mapping[str, str]) -> tuple[Ac
         # Only the place: the rest of the message may repeat a piece of a key.
         place = _PLACE.search(str(error))
         raise _wrong(f"the file is not valid TOML {place[0] if place else ''}".rstrip()) from None
+    except (ValueError, RecursionError):
+        # A number of thousands of digits, or brackets that deep.
+        raise _wrong("the file has a value that is too long or too deep") from None
     _refuse_unknown(document, ("accounts",), "the file")
     tables = document.get("accounts")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
@@ -190,15 +197,16 @@ def _api_base(table: dict[str, Any], label: str) -> str | None:
 
 def _weight(table: dict[str, Any], label: str) -> float:
     value = table.get("weight", 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _wrong("'weight' must be a number above 0", label)
+    least, most = _WEIGHTS
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise _wrong(f"'weight' must be a number from {least} to {most}", label)
     return float(value)
 
 
 def _rpm(table: dict[str, Any], label: str) -> int | None:
     value = table.get("rpm")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise _wrong("'rpm' must be an integer from 1", label)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_RPM):
+        raise _wrong(f"'rpm' must be an integer from 1 to {_MAX_RPM}", label)
     return value
 
 
@@ -209,17 +217,33 @@ def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str) 
             raise ConfigurationError(f"{_VARIABLE}: {where}: '{name[:100]}' is unknown. Did you mean '{closest}'?")
 
 
+def _refuse_key_in_both(settings: Settings) -> None:
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    for label, secret in settings.api_keys:
+        if secret.get_secret_value() == key:
+            raise ConfigurationError(
+                f"{_KEYS_VARIABLE}: account '{label}' has the key of {_KEY_VARIABLE}, and with it the same quota."
+            )
+
+
 def _refuse_twins(rows: Sequence[AccountRow], *, beside: Sequence[AccountRow] = ()) -> None:
     labels = {row.label for row in beside}
-    owners = {row.key.get_secret_value(): row.label for row in beside if row.key}
+    owners: dict[object, str] = {
+        row.key.get_secret_value(): f"'{row.label}' of {_KEY_VARIABLE if row.label == 'default' else _KEYS_VARIABLE}"
+        for row in beside
+        if row.key
+    }
     for row in rows:
         if row.label in labels:
             raise _wrong("another account has this label", row.label)
         labels.add(row.label)
-        if row.key is not None:
-            first = owners.setdefault(row.key.get_secret_value(), row.label)
-            if first != row.label:
-                raise _wrong(f"account '{first}' has the same key, and with it the same quota", row.label)
+        what = "key"
+        quota: object = row.key.get_secret_value() if row.key else None
+        if row.project is not None:
+            what, quota = "project and location", (row.project, row.location)
+        if quota in owners:
+            raise _wrong(f"account {owners[quota]} has the same {what}, and with it the same quota", row.label)
+        owners[quota] = f"'{row.label}'"
 
 
 def _wrong(what: str, label: str | None = None) -> ConfigurationError:

@@ -22,23 +22,24 @@ from sfumato.upstream.account_states import AccountState
 from sfumato.upstream.cooling import (
     ALL_MODELS,
     MAX_COOLING_SECONDS,
-    PROBE_SECONDS,
     CoolingBoard,
     CoolingRow,
     CoolingTable,
-    MinuteWindow,
     cooling_class,
     why_exhausted,
 )
 from sfumato.upstream.credentials import ApiKey, Credentials
+from sfumato.upstream.doubts import Doubts
+from sfumato.upstream.minutes import MinuteWindow
 from sfumato.upstream.trials import TRIAL_SECONDS, Trials
+from sfumato.upstream.turns import Turns
 
 Backend: TypeAlias = Literal["gemini", "vertex"]
 
 _log = logging.getLogger("sfumato")
 _PARKED = (
     "Account '%s' is parked: Google refuses its credentials (%s). Check its key or its permissions; "
-    "it is tried again every %.0f minutes"
+    "it is tried again in %s"
 )
 _VERSION_SUFFIX = re.compile(r"(?<!/)/(v\d+[a-z0-9]*)/?$")
 
@@ -91,6 +92,10 @@ class Account:
             rpm=rpm,
         )
 
+    def __hash__(self) -> int:
+        # The pool looks accounts up hundreds of times a request; equality still tells those of one label apart.
+        return hash(self.label)
+
     @property
     def server(self) -> str:
         """Return the host, and the port where it is not the scheme's own."""
@@ -112,7 +117,7 @@ class Account:
 
 
 class AccountPool:
-    """Hand out accounts: the least busy by weight, and never one that is known to refuse. For one event loop.
+    """Hand out accounts: by turns and weight, and never one that is known to refuse. For one event loop.
 
     Args:
         accounts: The accounts, in the operator's order; each with an identity of its own.
@@ -135,16 +140,14 @@ class AccountPool:
         trial_seconds: float = TRIAL_SECONDS,
     ) -> None:
         self._accounts = tuple(accounts)
-        self._line = list(self._accounts)
         self._identities = {account: account.identity for account in self._accounts}
-        self._running = dict.fromkeys(self._accounts, 0)
-        self._shares = dict.fromkeys(self._accounts, 0.0)
-        self._served = 0.0
+        self._turns = Turns({account: account.weight for account in self._accounts})
         self._windows: dict[tuple[Account, str], MinuteWindow] = {}
         self._clock = clock
         self._board = board
         self._table = CoolingTable(clock=clock, wall_clock=wall_clock, max_cooling_seconds=max_cooling_seconds)
         self._trials = Trials[tuple[Account, str]](clock, trial_seconds)
+        self._doubts = Doubts[Account](clock)
         self._told = asyncio.Event()
 
     def __len__(self) -> int:
@@ -166,21 +169,23 @@ class AccountPool:
             if error is not None:
                 raise error
             usable = self._usable(model)
-            usable = [account for account in usable if account not in tried] or usable
-            settled = [account for account in usable if not self._is_on_trial(account, model)]
+            wanted = [account for account in usable if account not in tried] or usable
+            settled = [account for account in wanted if not self._is_on_trial(account, model)]
             if not usable:
                 # Google's own answer is what is wanted; nobody waits for what becomes of a trial.
-                settled = self._without(model)
+                settled = usable = self._without(model)
             if settled:
                 break
-            await self._trial_ends(usable, model)
-        account = min(settled, key=lambda account: self._preference(account, model, tried))
+            await self._trial_ends(wanted, model)
+        account = self._turns.next(
+            settled, among=usable, doubtful=lambda account: self._is_doubtful(account, model, tried)
+        )
         self._take(account, model)
         return account
 
     def release(self, account: Account) -> None:
         """Give an account back."""
-        self._running[account] -= 1
+        self._turns.give_back(account)
 
     async def report(self, account: Account, model: str, error: ImageError | None) -> None:
         """Note how a call ended: cool or park the account, or take it for healthy again. Never raises."""
@@ -191,15 +196,18 @@ class AccountPool:
         # An answer without a picture is an answer: the account works.
         if error is None or isinstance(error, NoImageError | SafetyBlockedError):
             self._trials.settle((account, model), passed=True)
+            self._doubts.clear(account)
             if self._table.succeed(identity, model):
                 _log.warning("Account '%s' is no longer parked: it works again", account.label)
         else:
             refused = cooling_class(error) is not None
             self._trials.settle((account, model), passed=False if refused else None)
+            if error.retryable and not refused:
+                self._doubts.add(account)
             was_parked = self._table.parked(identity) is not None
             notice = self._table.refuse(identity, model, error)
             if notice is not None and notice.model == ALL_MODELS and not was_parked:
-                _log.error(_PARKED, account.label, error.reason or error.code, PROBE_SECONDS / 60)
+                _log.error(_PARKED, account.label, error.reason or error.code, _span(notice.seconds))
         self._told.set()
         self._told = asyncio.Event()
         if notice is not None and self._board is not None:
@@ -227,7 +235,7 @@ class AccountPool:
             label=account.label,
             backend=account.backend,
             state="parked" if parked else "cooling" if cooling else "ready",
-            running=self._running[account],
+            running=self._turns.running(account),
             weight=account.weight,
             rpm=account.rpm,
             used_this_minute={
@@ -240,12 +248,12 @@ class AccountPool:
         )
 
     def _usable(self, model: str) -> list[Account]:
-        return [account for account in self._line if self._obstacle(account, model) is None]
+        return [account for account in self._turns.line if self._obstacle(account, model) is None]
 
     def _without(self, model: str) -> list[Account]:
         return [
             account
-            for account in self._line
+            for account in self._turns.line
             if (obstacle := self._obstacle(account, model)) and obstacle.reason == "unavailable"
         ]
 
@@ -271,19 +279,18 @@ class AccountPool:
         except TimeoutError:
             self._trials.settle(trial, passed=True)
 
-    def _preference(self, account: Account, model: str, tried: Collection[Account]) -> tuple[bool, float, float]:
-        """Order the usable; where all is equal the one that waited longest stands first in the line."""
+    def _is_doubtful(self, account: Account, model: str, tried: Collection[Account]) -> bool:
         # A request that has failed once is no guinea pig while there is an account that works.
-        doubtful = bool(tried) and not self._trials.has_passed((account, model))
-        return doubtful, self._running[account] / account.weight, max(self._shares[account], self._served)
+        untested = bool(tried) and not self._trials.has_passed((account, model))
+        return untested or self._doubts.holds(account)
 
     def _take(self, account: Account, model: str) -> None:
-        # Start-time fair queueing: of equally busy accounts each gets its share, and none is owed for its rest.
-        self._served = max(self._shares[account], self._served)
-        self._shares[account] = self._served + 1 / account.weight
-        self._line.remove(account)
-        self._line.append(account)
-        self._running[account] += 1
+        self._turns.take(account)
+        self._doubts.begin(account)
         self._trials.begin((account, model))
         self._table.begin(self._identities[account], model)
         self._windows.setdefault((account, model), MinuteWindow(self._clock)).add()
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

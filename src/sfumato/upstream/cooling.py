@@ -13,7 +13,6 @@ Rules of every row:
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -134,6 +133,7 @@ class CoolingTable:
         """
         reason = cooling_class(error)
         if reason is None:
+            self._free(identity, model)
             return None
         name = ALL_MODELS if reason == "credentials" else model
         now, before = self._clock(), self._rows.get((identity, name))
@@ -179,6 +179,13 @@ class CoolingTable:
             if owner == identity and model != ALL_MODELS and row.until > now
         )
 
+    def _free(self, identity: str, model: str) -> None:
+        """Let another call try at once, for the one that did learned nothing."""
+        for name in (ALL_MODELS, model):
+            row = self._rows.get((identity, name))
+            if row is not None and row.probing:
+                row.probing, row.until = False, self._clock()
+
     def _strikes(self, before: _Row | None, now: float) -> int:
         if before is None or now - before.until > self._max_seconds:
             return 1
@@ -188,7 +195,8 @@ class CoolingTable:
         """Return how long to rest: the quota's id names the class, RetryInfo the time (OmniRoute #7940)."""
         match row.reason:
             case "credentials" | "billing" | "unavailable":
-                return PROBE_SECONDS
+                # Only credentials that may be on their way name a time.
+                return PROBE_SECONDS if told is None else _bounded(told, PROBE_SECONDS)
             case "per_day":
                 return _bounded(seconds_to_reset(self._wall_clock()) if told is None else told, _DAY_SECONDS)
             case "per_minute" | "shared_capacity":
@@ -197,39 +205,6 @@ class CoolingTable:
                     # Beyond ten doublings every row is at its last step.
                     told = min(last, first * 2 ** min(row.strikes - 1, 10))
                 return _bounded(told, self._max_seconds)
-
-
-class MinuteWindow:
-    """Count the calls of the last minute.
-
-    Args:
-        clock: Seconds that only grow.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._calls: deque[float] = deque()
-
-    def __len__(self) -> int:
-        self._forget()
-        return len(self._calls)
-
-    def add(self) -> None:
-        """Count a call that begins now, and forget those that are over."""
-        self._forget()
-        self._calls.append(self._clock())
-
-    def seconds_until_free(self, limit: int) -> float:
-        """Return how long until a call more stays within *limit*; 0 when it does now."""
-        excess = len(self) - limit
-        if excess < 0:
-            return 0.0
-        return min(60.0, max(0.0, self._calls[excess] + 60.0 - self._clock()))
-
-    def _forget(self) -> None:
-        now = self._clock()
-        while self._calls and now - self._calls[0] >= 60.0:
-            self._calls.popleft()
 
 
 def cooling_class(error: ImageError) -> CoolingClass | None:

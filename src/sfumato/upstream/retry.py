@@ -59,7 +59,8 @@ class RetryPolicy:
             return 0.0
         delay = min(self.max_delay_seconds, self.base_delay_seconds * 2 ** (attempt - 1)) * jitter
         if error.upstream_delay is not None:
-            delay = error.upstream_delay
+            # Not below our own backoff: "0s" has been told, and everybody would be back at once.
+            delay = max(delay, error.upstream_delay)
         return delay if delay <= self.max_delay_seconds and delay < remaining_seconds else None
 
     @staticmethod

@@ -13,14 +13,14 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TypeAlias
 
-from sfumato.errors import ConfigurationError, ImageError, NetworkError, UpstreamAuthError
+from sfumato.errors import ConfigurationError
 from sfumato.upstream.accounts import Account
+from sfumato.upstream.tokens import Failure, Token
 from sfumato.wire.gemini_errors import machine_word
 
 try:
@@ -44,6 +44,8 @@ RENEWAL_SECONDS = 225.0
 # A token that ends while the request is on its way is refused.
 _MARGIN_SECONDS = 10.0
 _PAUSE_SECONDS = 30.0
+# A pod begins before its metadata server answers: not found yet is no refusal. Each time it takes twice as long.
+_LONGEST_PAUSE_SECONDS = 600.0
 _TOKEN_TIMEOUT_SECONDS = 20.0
 _MULTI_REGIONS = ("us", "eu")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{1,99}")
@@ -100,24 +102,8 @@ def vertex_account(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """The headers of a token, and when it ends in Unix seconds."""
-
-    headers: Mapping[str, str]
-    ends: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why there is no token, in one word."""
-
-    reason: str
-    passing: bool
-
-
 _Load: TypeAlias = Callable[[], Any]
-_Outcome: TypeAlias = _Token | _Failure
+_Outcome: TypeAlias = Token | Failure
 
 
 class VertexCredentials:
@@ -135,10 +121,11 @@ class VertexCredentials:
         self._clock = clock
         self._lock = Lock()
         self._credentials: Any = None
-        self._token: _Token | None = None
+        self._token: Token | None = None
         self._renewal: Future[_Outcome] | None = None
         self._not_before = 0.0
         self._failing = False
+        self._absences = 0
 
     def __repr__(self) -> str:
         return f"VertexCredentials({self._label!r})"
@@ -160,8 +147,8 @@ class VertexCredentials:
             renewal = self._renew()
         # It is marked as running, so a caller that is cancelled while it waits cannot cancel it for the others.
         outcome = await asyncio.wrap_future(renewal)
-        if isinstance(outcome, _Failure):
-            raise _error(outcome)
+        if isinstance(outcome, Failure):
+            raise outcome.error()
         return outcome.headers
 
     def _renew(self) -> Future[_Outcome]:
@@ -177,16 +164,16 @@ class VertexCredentials:
         try:
             outcome = self._fetch()
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must be told, and without its text
-            outcome = _Failure(_word(type(error).__name__), passing=False)
+            outcome = Failure(_word(type(error).__name__), passing=False)
         with self._lock:
             now = self._clock()
             self._renewal = None
             self._not_before = now + _PAUSE_SECONDS
-            told, self._failing = self._failing, isinstance(outcome, _Failure)
-            if isinstance(outcome, _Token):
+            told, self._failing = self._failing, isinstance(outcome, Failure)
+            if isinstance(outcome, Token):
                 self._token = outcome
             remaining = max(0.0, self._token.ends - now) if self._token else 0.0
-        if isinstance(outcome, _Failure) and not told:
+        if isinstance(outcome, Failure) and not told:
             _log.warning(
                 "The token of Vertex account '%s' could not be renewed (%s); the present one holds for %.0f s",
                 self._label,
@@ -199,20 +186,20 @@ class VertexCredentials:
         try:
             if self._credentials is None:
                 self._credentials = self._load()
+            self._absences = 0
             self._credentials.refresh(_Request())
         except (DefaultCredentialsError, MalformedError):
-            return _Failure("NO_CREDENTIALS", passing=False)
-        except TransportError:
-            return _Failure("TOKEN_SERVER_UNREACHABLE", passing=True)
-        except RefreshError as error:
-            return _Failure(_refusal(error), passing=error.retryable)
+            pause = min(_PAUSE_SECONDS * 2**self._absences, _LONGEST_PAUSE_SECONDS)
+            # Past the longest pause there is nothing to count.
+            self._absences = min(self._absences + 1, 10)
+            return Failure("NO_CREDENTIALS", passing=False, pause_seconds=pause)
         except GoogleAuthError as error:
-            return _Failure(_word(type(error).__name__), passing=error.retryable)
+            return _failure(error)
         headers: dict[str, str] = {}
         # It adds x-goog-user-project where the credentials name a project to bill.
         self._credentials.apply(headers)
         expiry = self._credentials.expiry
-        return _Token(headers, expiry.replace(tzinfo=UTC).timestamp() if expiry else float("inf"))
+        return Token(headers, expiry.replace(tzinfo=UTC).timestamp() if expiry else float("inf"))
 
 
 def _base(location: str) -> str:
@@ -268,6 +255,22 @@ class _Request(Request):
         return super().__call__(url, method, body, headers, timeout, **options)  # type: ignore[no-untyped-call]
 
 
+def _failure(error: GoogleAuthError) -> Failure:
+    if _is_unreachable(error):
+        return Failure("TOKEN_SERVER_UNREACHABLE", passing=True)
+    word = _refusal(error) if isinstance(error, RefreshError) else _word(type(error).__name__)
+    return Failure(word, passing=error.retryable)
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Tell whether no answer is behind it: google-auth 2.x wraps what the metadata server's client raises, for one."""
+    while error is not None and not isinstance(error, TransportError):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    # The metadata server's own no, such as 404 without a service account, comes as the same class with the answer.
+    answer = error.args[1] if error is not None and len(error.args) > 1 else None
+    return error is not None and not 400 <= getattr(answer, "status", 0) < 500
+
+
 def _refusal(error: RefreshError) -> str:
     """Return OAuth's word (``invalid_grant``) for a refused token; its description may hold an address."""
     body = error.args[1] if len(error.args) > 1 else None
@@ -276,11 +279,3 @@ def _refusal(error: RefreshError) -> str:
 
 def _word(value: object) -> str:
     return machine_word(value.upper() if isinstance(value, str) else None) or "TOKEN_REFUSED"
-
-
-def _error(failure: _Failure) -> ImageError:
-    if failure.passing:
-        return NetworkError("Google's token server cannot be reached. Send the request again.", reason=failure.reason)
-    return UpstreamAuthError(
-        "Google gives this installation no token for Vertex AI. Tell the operator.", reason=failure.reason
-    )

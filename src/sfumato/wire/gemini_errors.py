@@ -8,7 +8,10 @@ delays and words in capitals.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -29,6 +32,7 @@ from sfumato.errors import (
 )
 
 _WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_SECONDS = re.compile(r"[0-9]{1,9}")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,12})?)s")
 _MESSAGE_DELAY = re.compile(
     r"Please retry in (?:([0-9]{1,5})h)?(?:([0-9]{1,5})m)?([0-9]{1,9}(?:\.[0-9]{1,12})?)(ms|s)\b"
@@ -42,6 +46,7 @@ _BAD_IMAGE = re.compile(
     r"image is not valid|process input image|Unsupported MIME type|Base64 decoding failed", re.IGNORECASE
 )
 _TOO_LARGE = re.compile(r"payload size exceeds", re.IGNORECASE)
+_LEAST_SECONDS = 1.0
 _KEY = re.compile(r"API key (?:not valid|not found|expired)|(?:leaked|invalid) API key", re.IGNORECASE)
 _EXPLAINED = (
     (re.compile(r"Unknown name"), "it has a field that this model or API version does not know"),
@@ -54,6 +59,8 @@ _EXPLAINED = (
 )
 # The reason of errors that are facts about the account: another one may serve the same request.
 UNAVAILABLE = "unavailable"
+# The reason of a 403 that says nothing of an account: whoever stands between here and Google dislikes the request.
+REFUSED_BY_GATEWAY = "refused_by_gateway"
 _UNEXPLAINED = "it tells no reason that could be passed on. Check the images, the size and the model"
 
 
@@ -64,6 +71,13 @@ class _Fault:
     reasons: tuple[str, ...]
     quota_ids: tuple[str, ...]
     delay: float | None
+    header_delay: float | None
+
+    @property
+    def retry_after(self) -> float | None:
+        """Return when Google, else a gateway, wants to be asked again; "at once" is too soon for all who are told."""
+        told = self.header_delay if self.delay is None else self.delay
+        return told if told is None or told > 0 else _LEAST_SECONDS
 
 
 def machine_word(value: object) -> str | None:
@@ -71,17 +85,30 @@ def machine_word(value: object) -> str | None:
     return value if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
-def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
+def parse_error(
+    http_status: int, body: bytes | bytearray, headers: Mapping[str, str] = MappingProxyType({})
+) -> ImageError:
     """Read a non-200 answer: JSON object, one-element array, or whatever a proxy on the way wrote.
+
+    Args:
+        http_status: Its status.
+        body: Its body, which may be cut.
+        headers: Its headers; the names in lower case, unless the mapping ignores case.
 
     Returns:
         The error to raise; its message holds no key, no prompt and no ``details``.
     """
-    fault = _read(body)
+    fault = _read(body, _header_delay(headers))
     if http_status == 429:
         return _quota(fault)
     if http_status == 400:
         return _bad_request(fault)
+    if http_status == 403 and not (fault.status or fault.reasons or _KEY.search(fault.message)):
+        return UpstreamFailureError(
+            "A gateway on the way to Gemini refused the request. Tell the operator.",
+            reason=REFUSED_BY_GATEWAY,
+            retryable=False,
+        )
     if http_status in (401, 403):
         return _auth(fault)
     if http_status == 402:
@@ -96,7 +123,9 @@ def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
         return DeadlineError("Gemini did not finish the picture in time. Send the request again.", reason=fault.status)
     if http_status == 503:
         return ServiceUnavailableError(
-            "Gemini is overloaded or down. Send the request again later.", reason=fault.status, retry_after=fault.delay
+            "Gemini is overloaded or down. Send the request again later.",
+            reason=fault.status,
+            retry_after=fault.retry_after,
         )
     return UpstreamFailureError(
         f"Gemini answered with HTTP {http_status}. Send the request again later.",
@@ -105,7 +134,7 @@ def parse_error(http_status: int, body: bytes | bytearray) -> ImageError:
     )
 
 
-def _read(body: bytes | bytearray) -> _Fault:
+def _read(body: bytes | bytearray, header_delay: float | None) -> _Fault:
     try:
         document: Any = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -114,7 +143,7 @@ def _read(body: bytes | bytearray) -> _Fault:
         document = document[0]
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
-        return _Fault(None, "", (), (), None)
+        return _Fault(None, "", (), (), None, header_delay)
     details = [row for row in _list(error.get("details")) if isinstance(row, dict)]
     violations = [v for row in details for v in _list(row.get("violations")) if isinstance(v, dict)]
     message = str(error.get("message") or "")
@@ -124,7 +153,21 @@ def _read(body: bytes | bytearray) -> _Fault:
         reasons=tuple(word for row in details if (word := machine_word(row.get("reason")))),
         quota_ids=tuple(quota for v in violations if isinstance(quota := v.get("quotaId"), str)),
         delay=_delay(details, message),
+        header_delay=header_delay,
     )
+
+
+def _header_delay(headers: Mapping[str, str]) -> float | None:
+    """Read ``Retry-After``, which gateways send and Google does not: seconds, or a date by the sender's own clock."""
+    text = headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        until, now = (parsedate_to_datetime(date) for date in (text, headers.get("date", "")))
+        return (until - now).total_seconds()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        # Neither, or no date of its own to count from.
+        return None
 
 
 def _list(value: object) -> list[Any]:
@@ -152,14 +195,14 @@ def _quota(fault: _Fault) -> ImageError:
         return QuotaExhaustedError("This model has no free tier and the account has no billing.", reason="billing")
     if any(_PER_DAY.search(text) for text in fault.quota_ids or (fault.message,)):
         return QuotaExhaustedError(
-            "The day's quota for this model is used up.", reason="per_day", retry_after=fault.delay
+            "The day's quota for this model is used up.", reason="per_day", retry_after=fault.retry_after
         )
     of_ours = fault.quota_ids or fault.delay is not None or _PER_MINUTE.search(fault.message)
     reason = "per_minute" if of_ours else "shared_capacity"
     return RateLimitedError(
         "Gemini's rate limit was met. Send the request again after the time in 'Retry-After'.",
         reason=reason,
-        retry_after=fault.delay,
+        retry_after=fault.retry_after,
     )
 
 
