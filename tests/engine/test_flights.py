@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from sfumato.engine.coordination import Lease, LocalLeases
-from sfumato.engine.flights import Flight, Flights, OnLate
+from sfumato.engine.flights import Flight, Flights, Landing, OnLate
 from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import DeadlineError, ImageError, RateLimitedError, SafetyBlockedError, UpstreamFailureError
 from sfumato.images.request import CacheStatus, GeneratedImage, Picture, Usage
+from sfumato.upstream.accounts import Account
 from tests.conftest import Emulator
 from tests.support.clients import bench
 
@@ -53,28 +54,32 @@ class Bay:
             raise self.errors.pop(0)
         return self.image()
 
-    async def keep(self, image: GeneratedImage) -> None:
+    async def keep(self, image: GeneratedImage) -> bool:
         await self.may_store.wait()
         self.stored = dataclasses.replace(image, age_seconds=1.0)
+        return True
 
     def start(
         self,
         *,
         slot: int = 0,
-        is_private: Callable[[ImageError], bool] | None = None,
-        takes: Callable[[ImageError], bool] | None = None,
-    ) -> asyncio.Task[Any]:
+        account: str | None = None,
+        takes: Callable[[ImageError], bool] = lambda _: False,
+        landings: list[Landing] | None = None,
+    ) -> asyncio.Task[GeneratedImage]:
         flight = Flight(
             key="key",
             slot=slot,
-            deadline=self.patience * 2,
+            account=None if account is None else Account.at("request", account, "http://x", "v1"),
+            patient_until=self.patience,
             find=self.find,
             make=self.make,
             keep=self.keep,
-            takes=takes or (lambda _: True),
-            is_private=is_private or (lambda error: isinstance(error, DeadlineError)),
+            takes=takes,
+            is_private=lambda error: isinstance(error, DeadlineError),
         )
-        return asyncio.create_task(self.flights.fly(flight))
+        on_landing = [] if landings is None else landings
+        return asyncio.create_task(self.flights.fly(flight, on_landing=on_landing.append))
 
     async def settled(self) -> None:
         for _ in range(20):
@@ -160,16 +165,16 @@ async def test_another_leads_where_the_finishing_fails() -> None:
     assert bay.made == 2
 
 
-async def test_an_own_account_is_private_trouble() -> None:
+@pytest.mark.parametrize(("leaders", "others"), [("own", None), (None, "own"), ("own", "another")])
+async def test_what_befell_an_account_is_not_anothers(leaders: str | None, others: str | None) -> None:
     bay = Bay()
-    bay.errors = [RateLimitedError("own key")]
-    first = bay.start(is_private=lambda _: True)
-    second = bay.start()
+    bay.errors = [RateLimitedError("its quota")]
+    tasks = [bay.start(account=account) for account in (leaders, others, leaders)]
     await bay.settled()
     bay.finish.set()
-    outcomes = await asyncio.gather(first, second, return_exceptions=True)
-    assert isinstance(outcomes[0], RateLimitedError)
-    assert isinstance(outcomes[1], GeneratedImage)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [RateLimitedError, GeneratedImage, RateLimitedError]
+    assert bay.made == 2, "whoever brought the same account is told, and asks nobody again"
 
 
 async def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
@@ -193,17 +198,41 @@ async def test_whoever_comes_later_waits_as_long_as_it_takes() -> None:
     assert sum(image.cost_usd for image in await asyncio.gather(*tasks)) == pytest.approx(0.1)
 
 
-async def test_an_error_that_is_not_ones_own_elects_another_leader() -> None:
-    """Who brought an account of its own has not tried it, whatever befell the others'."""
+async def test_what_is_the_requests_own_fault_is_told_whatever_it_was_met_with() -> None:
     bay = Bay()
-    bay.errors = [RateLimitedError("the pool's")]
-    leader, follower = bay.start(), bay.start(takes=lambda _: False)
+    bay.errors = [SafetyBlockedError("no")]
+    tasks = [bay.start(account=account, takes=lambda _: True) for account in (None, "own", "another")]
     await bay.settled()
     bay.finish.set()
-    outcomes = await asyncio.gather(leader, follower, return_exceptions=True)
-    assert isinstance(outcomes[0], RateLimitedError)
-    assert isinstance(outcomes[1], GeneratedImage)
-    assert bay.made == 2
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [SafetyBlockedError] * 3
+    assert bay.made == 1
+
+
+async def test_a_landing_is_over_when_the_picture_is_stored() -> None:
+    bay, leaders, followers = Bay(), list[Landing](), list[Landing]()
+    bay.may_store.clear()
+    tasks = [bay.start(landings=landings) for landings in (leaders, followers)]
+    await bay.settled()
+    bay.finish.set()
+    await asyncio.gather(*tasks)
+    await bay.settled()
+    assert leaders == followers
+    assert [landing.done() for landing in leaders] == [False]
+    bay.may_store.set()
+    assert await leaders[0]
+    await bay.start(landings=leaders)
+    assert await leaders[1], "it was found where it is stored"
+
+
+async def test_a_landing_without_a_picture_tells_so() -> None:
+    bay, landings = Bay(), list[Landing]()
+    bay.errors = [DeadlineError("late")]
+    leader, follower = bay.start(), bay.start(landings=landings)
+    await bay.settled()
+    bay.finish.set()
+    await asyncio.gather(leader, follower, return_exceptions=True)
+    assert [await landing for landing in landings] == [False, True], "the last one is the picture's"
 
 
 async def test_a_look_that_was_too_early_is_repeated() -> None:

@@ -33,6 +33,9 @@ class Medium:
             raise OSError("the medium's own words")
         return await self.notes.write(key, text, seconds=seconds)
 
+    async def aclose(self) -> None:
+        await self.notes.aclose()
+
 
 class Desk:
     def __init__(self, medium: Medium | None = None) -> None:

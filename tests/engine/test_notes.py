@@ -111,7 +111,7 @@ async def test_a_sweep_of_one_process_does_not_take_what_another_has_just_writte
 async def until_waiting_for(file: BinaryIO) -> None:
     """Wait until somebody waits for the lock of *file*, as Linux tells it."""
     inode = f":{os.fstat(file.fileno()).st_ino} "
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not any("->" in line and inode in line for line in locks()):  # noqa: ASYNC110  # the kernel has no event
             await asyncio.sleep(0.001)
 

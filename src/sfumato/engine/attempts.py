@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -112,10 +113,11 @@ class Attempts:
                 return Paid(outcome, account)
             trail.tried.append(account)
             trail.failures.append(outcome)
-            delay = self._delay(work, trail)
+            delay = self._delay(work, trail, remaining_seconds=work.deadline - self.clock())
             if delay is None or work.deadline - self.clock() <= _SHORTEST_SECONDS or work.presence.left:
                 error = self._last_word(work, trail)
                 error.attempts = attempt
+                error.short_of_time = self._delay(work, trail, remaining_seconds=math.inf) is not None
                 raise error
             work.record.retry_count += 1
             work.operation.retry(outcome, attempt=attempt, delay_seconds=delay)
@@ -168,12 +170,12 @@ class Attempts:
             step.outcome, step.finish_reason, step.response_id = "ok", answer.finish_reason, answer.response_id
             return answer
 
-    def _delay(self, work: Work, trail: _Trail) -> float | None:
+    def _delay(self, work: Work, trail: _Trail, *, remaining_seconds: float) -> float | None:
         other = work.account is None and self.accounts.has_other(work.model, trail.tried)
         return self.retry.delay(
             trail.failures if other else self._decisive(work, trail),
             other_account=other,
-            remaining_seconds=work.deadline - self.clock(),
+            remaining_seconds=remaining_seconds,
             jitter=self.random(),
         )
 

@@ -15,7 +15,7 @@ from sfumato.engine.idempotency import Idempotency
 from sfumato.engine.intake import Intake
 from sfumato.engine.presence import Presence
 from sfumato.engine.runs import Run
-from sfumato.engine.slots import UNEXPECTED, Slots
+from sfumato.engine.slots import Slots
 from sfumato.errors import ImageError, InternalError, OverloadedError
 from sfumato.images.request import CacheStatus, GeneratedImage, ImageRequest, ImageResult, Timings
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
@@ -124,7 +124,9 @@ class ImageClient:
         visit = _Visit(wish, call, floor, account, self._clock() + timeout, record, operation, presence)
         task = self._slots.work.start(self._serve(visit))
         try:
-            return await asyncio.shield(task)
+            # Not `asyncio.shield`: since Python 3.14 it logs the error of what its waiter left.
+            await asyncio.wait([task])
+            return task.result()
         except asyncio.CancelledError:
             if task.cancelled():
                 raise shutting_down() from None
@@ -152,7 +154,7 @@ class ImageClient:
                 raise shutting_down() from None
             except Exception as error:
                 _log.exception("Request %s failed unexpectedly", call.request_id)
-                raise InternalError(UNEXPECTED) from error
+                raise InternalError from error
             result = self._result(run, images, started)
             record.describe_result(result)
             return result

@@ -37,7 +37,9 @@ class FileLease:
         """Remove the file and unlock it, in this order: who opened it meanwhile sees that it is gone."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            await asyncio.shield(self._jobs.start(to_thread.run_sync(_remove, self._path, descriptor)))
+            removing = self._jobs.start(to_thread.run_sync(_remove, self._path, descriptor))
+            await asyncio.wait([removing])
+            removing.result()
 
 
 class FileLeases:

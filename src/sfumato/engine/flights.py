@@ -2,7 +2,9 @@
 
 Within a process the first request of a key leads and the others wait for its picture. Between processes and hosts the
 leader holds a lease; a leader elsewhere is waited for, and its picture is then found in the cache. A process that holds
-a lease and does nothing is not waited for for ever: with half of the time to the deadline gone, this one goes on alone.
+a lease and does nothing is not waited for for ever: past its patience this one goes on alone.
+
+A flight may be made by another one, under another key, as long as no flight is ever made by one that waits for it.
 """
 
 from __future__ import annotations
@@ -13,19 +15,22 @@ import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sfumato.engine.coordination import Lease, Leases
 from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import ImageError
 from sfumato.images.request import GeneratedImage
+from sfumato.upstream.accounts import Account
 
 _log = logging.getLogger("sfumato")
-_PATIENCE = 0.5
 
+# Tells, once nothing of a flight is under way any more, whether its picture is found from now on.
+Landing = asyncio.Future[bool]
 OnLate = Callable[[asyncio.Task[GeneratedImage]], None]
 Make = Callable[[OnLate], Awaitable[GeneratedImage]]
 Find = Callable[[], Awaitable[GeneratedImage | None]]
-Keep = Callable[[GeneratedImage], Awaitable[None]]
+Keep = Callable[[GeneratedImage], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,24 +38,51 @@ class Flight:
     """One picture that is wanted.
 
     Attributes:
-        key: What it is cached under.
+        key: What makes it the same as another.
         slot: Its place among the n of its request.
-        deadline: When its request gives up, on the clock of `Flights`.
-        find: Looks for the picture in the cache.
+        account: What its request brought to pay with, None for the pool.
+        patient_until: Until when a leader elsewhere is waited for, on the clock of `Flights`.
+        find: Looks for the picture where it may be by now.
         make: Makes the picture; tells of what goes on when its request ends while the picture is being finished.
-        keep: Stores the picture that was made; the request does not wait for it, the next one does.
-        takes: Tells whether an error of somebody else's is this request's as well.
-        is_private: Tells whether an error of *make* concerns this request only (its deadline, its own account).
+        keep: Stores the picture that was made and tells whether it is found from now on; the request does not wait for
+            it, the next one does.
+        takes: Tells whether an error that was met with another account is this request's as well.
+        is_private: Tells whether an error of *make* concerns this request only, such as its deadline.
     """
 
     key: str
     slot: int
-    deadline: float
+    account: Account | None
+    patient_until: float
     find: Find
     make: Make
     keep: Keep
     takes: Callable[[ImageError], bool]
     is_private: Callable[[ImageError], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error, and what it was met with."""
+
+    error: ImageError
+    account: Account | None
+
+
+_Outcome = GeneratedImage | _Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A flight that has a leader.
+
+    Attributes:
+        outcome: What others are told; None stands for a leader without a result that they could use: elect another.
+        landing: When it is over, its storing included.
+    """
+
+    outcome: asyncio.Future[_Outcome]
+    landing: Landing
 
 
 class Flights:
@@ -67,65 +99,71 @@ class Flights:
         self._supervisor = supervisor
         self._clock = clock
         self._coordinating = True
-        # None stands for a leader that left without a result that others could use: elect another.
-        self._running: dict[str, asyncio.Future[GeneratedImage | ImageError | None]] = {}
+        self._running: dict[str, _Running] = {}
 
-    async def fly(self, flight: Flight) -> GeneratedImage:
+    async def fly(self, flight: Flight, *, on_landing: Callable[[Landing], None] = lambda _: None) -> GeneratedImage:
         """Return the picture, made here or taken from whoever makes it already.
 
         A shared picture counts as a hit: its ``age_seconds`` is set, so it costs nothing.
+
+        Args:
+            flight: What is wanted.
+            on_landing: Given the landing of each flight that it is taken along by; the last one's is the picture's.
+                Others wait for it as well: never to be cancelled.
 
         Raises:
             ImageError: The leader's error, unless it concerns the leader only; then another leader is elected.
         """
         while (running := self._running.get(flight.key)) is not None:
             # It has begun, so it is nearer to the picture than whoever would begin now, and its deadline ends it.
-            await asyncio.wait([running])
-            outcome = running.result()
-            if isinstance(outcome, ImageError):
-                if flight.takes(outcome):
+            on_landing(running.landing)
+            await asyncio.wait([running.outcome])
+            outcome = running.outcome.result()
+            if isinstance(outcome, _Failure):
+                if outcome.account == flight.account or flight.takes(outcome.error):
                     # Its `attempts` stay the leader's: whether repeating can help is the same for all of them.
-                    raise copy.copy(outcome)
+                    raise copy.copy(outcome.error)
             elif outcome is not None:
                 return shared(outcome, flight.slot)
-        return await self._lead(flight)
+        running = self._running[flight.key] = _Running(_future(), _future())
+        on_landing(running.landing)
+        return await self._lead(flight, running)
 
     async def aclose(self) -> None:
         """Release what the leases hold."""
         await self._leases.aclose()
 
-    async def _lead(self, flight: Flight) -> GeneratedImage:
-        outcome: asyncio.Future[GeneratedImage | ImageError | None] = asyncio.get_running_loop().create_future()
-        self._running[flight.key] = outcome
-        told: GeneratedImage | ImageError | None = None
-        made: GeneratedImage | None = None
+    async def _lead(self, flight: Flight, running: _Running) -> GeneratedImage:
+        told: _Outcome = None
+        found = made = None
         late: list[asyncio.Task[GeneratedImage]] = []
         lease: Lease | None = None
         try:
             lease = await self._lease(flight)
             # Whoever led until now, here or elsewhere, has stored it: the first look may have been too early.
-            told = await flight.find()
-            if told is None:
-                told = made = await flight.make(late.append)
+            told = found = await flight.find()
+            if found is not None:
+                return found
+            told = made = await flight.make(late.append)
         except ImageError as error:
-            told = None if flight.is_private(error) else error
+            told = None if flight.is_private(error) else _Failure(error, flight.account)
             raise
         else:
-            return told
+            return made
         finally:
             if late:
-                self._supervisor.start(self._land_late(flight, outcome, late[0], lease))
+                self._supervisor.start(self._land_late(flight, running, late[0], lease))
             else:
-                outcome.set_result(told)
+                running.outcome.set_result(told)
                 if made is None:
-                    del self._running[flight.key]
+                    self._end(flight, running, found=found is not None)
                 if made is not None or lease is not None:
-                    self._supervisor.start(self._land(flight, made, lease))
+                    self._supervisor.start(self._land(flight, running, made, lease))
 
     async def _land_late(
         self,
         flight: Flight,
-        outcome: asyncio.Future[GeneratedImage | ImageError | None],
+        running: _Running,
         finishing: asyncio.Task[GeneratedImage],
         lease: Lease | None,
     ) -> None:
@@ -135,28 +173,32 @@ class Flights:
             await asyncio.wait([finishing])
             made = None if finishing.cancelled() or finishing.exception() else finishing.result()
         finally:
-            outcome.set_result(made)
+            running.outcome.set_result(made)
             if made is None:
-                del self._running[flight.key]
-        await self._land(flight, made, lease)
+                self._end(flight, running, found=False)
+        await self._land(flight, running, made, lease)
 
-    async def _land(self, flight: Flight, made: GeneratedImage | None, lease: Lease | None) -> None:
+    async def _land(self, flight: Flight, running: _Running, made: GeneratedImage | None, lease: Lease | None) -> None:
         """Store what was made and only then let others fly: until then they are given what was made."""
+        found = False
         try:
             if made is not None:
-                await flight.keep(made)
+                found = await flight.keep(made)
         finally:
             if made is not None:
-                del self._running[flight.key]
+                self._end(flight, running, found=found)
             if lease is not None:
                 await self._release(lease)
 
+    def _end(self, flight: Flight, running: _Running, *, found: bool) -> None:
+        del self._running[flight.key]
+        running.landing.set_result(found)
+
     async def _lease(self, flight: Flight) -> Lease | None:
         """Return the lease, or None to go on without: the picture is there, patience is over, or leases do not work."""
-        patience = self._clock() + (flight.deadline - self._clock()) * _PATIENCE
         try:
             while (lease := await self._leases.acquire(flight.key)) is None:
-                free = await self._leases.wait(flight.key, max(0.0, patience - self._clock()))
+                free = await self._leases.wait(flight.key, max(0.0, flight.patient_until - self._clock()))
                 if not free or await flight.find() is not None:
                     return None
         except Exception as error:  # noqa: BLE001  # whatever coordination does, the request goes on
@@ -178,6 +220,10 @@ class Flights:
             await lease.release()
         except Exception as error:  # noqa: BLE001  # the lease ends with its holder or its time
             _log.warning("A lease could not be released (%s).", type(error).__name__)
+
+
+def _future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
 
 
 def shared(image: GeneratedImage, slot: int) -> GeneratedImage:

@@ -20,6 +20,10 @@ class Notes(Protocol):
         """Write *text* where nothing stands yet; return what stands there now."""
         ...
 
+    async def aclose(self) -> None:
+        """Wait for work that nobody waits for."""
+        ...
+
 
 class LocalNotes:
     """Notes that no other process sees, at most 100,000.
@@ -38,3 +42,6 @@ class LocalNotes:
     async def write(self, key: str, text: str, *, seconds: float) -> str:
         """Write *text* where nothing stands yet; return what stands there now."""
         return self._notes.setdefault(key, (text, seconds))[0]
+
+    async def aclose(self) -> None:
+        """Do nothing."""

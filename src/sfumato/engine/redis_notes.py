@@ -31,3 +31,6 @@ class RedisNotes:
         standing = await self._connection.execute("GET", name)
         # Its time may have ended between the two.
         return standing.decode() if isinstance(standing, bytes) else text
+
+    async def aclose(self) -> None:
+        """Do nothing: the connection belongs to others."""

@@ -64,7 +64,10 @@ async def prepared(run: Run) -> Inputs:
         return Inputs()
     if run.inputs is None:
         run.inputs = asyncio.create_task(_prepare(run.request))
-    return await asyncio.shield(run.inputs)
+        # Read here, should every slot be gone by then.
+        run.inputs.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.wait([run.inputs])
+    return run.inputs.result()
 
 
 async def _prepare(request: ImageRequest) -> Inputs:

@@ -11,32 +11,30 @@ from dataclasses import dataclass
 
 from sfumato.cache.image_cache import ImageCache
 from sfumato.engine.attempts import out_of_time
-from sfumato.engine.flights import Flight, Flights, OnLate, shared
+from sfumato.engine.flights import Flight, Flights, Landing, OnLate, shared
 from sfumato.engine.idempotency import Repetition
 from sfumato.engine.keepsakes import Keepsakes
 from sfumato.engine.runs import Run
 from sfumato.engine.studio import Studio
 from sfumato.engine.supervisor import Supervisor
 from sfumato.errors import (
-    ConfigurationError,
     DeadlineError,
     ImageError,
     InternalError,
     OverloadedError,
-    QuotaExhaustedError,
-    RateLimitedError,
-    UpstreamAuthError,
+    SafetyBlockedError,
+    UserError,
     outranks,
 )
 from sfumato.images.request import GeneratedImage, ImageRequest, SlotFailure
 from sfumato.telemetry.observer import Step
+from sfumato.upstream.retry import is_of_account
 
 _log = logging.getLogger("sfumato")
-# What one account meets and another may not.
-_ACCOUNT_FAULTS = (RateLimitedError, QuotaExhaustedError, UpstreamAuthError, ConfigurationError)
+# Of the time to the deadline, for a picture that is made elsewhere.
+_PATIENCE = 0.5
 # Clocks of hosts agree about as well.
 _SLACK_SECONDS = 0.001
-UNEXPECTED = "Something failed here that should not. Tell the operator."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +118,12 @@ class Slots:
                     self.cache.vitals.note_lookup(hit=image is not None and image.age_seconds is not None)
 
     async def _fly(self, run: Run, slot: int) -> GeneratedImage:
-        key = self._flight_key(run, slot)
         started = self.clock()
         try:
-            if key is not None:
-                return await self.flights.fly(self._flight(run, slot, key))
+            if run.repetition is not None:
+                return await self.flights.fly(self._repeatable(run, slot, run.repetition))
+            if self._is_shareable(run.request):
+                return await self.flights.fly(self._flight(run, slot))
             made = await self._make(run, slot, functools.partial(self._adopt_late, run, slot))
             self.stores.start(self._keep(run, made))
             return made
@@ -161,7 +160,7 @@ class Slots:
 
     def _adopt(self, run: Run, slot: int, task: asyncio.Task[object]) -> None:
         # Whatever the cache will have is found there; a flight is joined until then.
-        if self._flight_key(run, slot) is None:
+        if run.repetition is None and not self._is_shareable(run.request):
             run.adopted.add(slot)
             self.keepsakes.adopt(self._left_key(run.request, slot, caller=run.caller), task)
 
@@ -174,30 +173,61 @@ class Slots:
     def _left_key(self, request: ImageRequest, slot: int, *, caller: str) -> str:
         return f"left:{caller}:{self.cache.key(request, slot)}"
 
-    def _flight_key(self, run: Run, slot: int) -> str | None:
-        if self._is_shareable(run.request):
-            return self.cache.key(run.request, slot)
-        return self._again_key(run.repetition, slot) if run.repetition else None
-
     @staticmethod
     def _again_key(repetition: Repetition, slot: int) -> str:
         return f"again:{repetition.scope}:{slot}"
 
-    def _flight(self, run: Run, slot: int, key: str) -> Flight:
-        own = run.account is not None
+    def _flight(self, run: Run, slot: int) -> Flight:
+        """Return the flight of everybody who wants this picture."""
+        now = self.clock()
         return Flight(
-            key=key,
+            key=self.cache.key(run.request, slot),
             slot=slot,
-            deadline=run.deadline,
+            account=run.account,
+            patient_until=now + (run.deadline - now) * _PATIENCE,
             find=lambda: self._find(run, slot),
             make=lambda on_late: self._make(run, slot, on_late),
             keep=lambda made: self._keep(run, made),
-            # Whoever brought an account has not tried it yet.
-            takes=lambda error: not (own and isinstance(error, _ACCOUNT_FAULTS)),
-            # A deadline is the request's own, and so is whatever befell an account that it brought, or its queueing.
-            # For a client that left nothing is tried again.
-            is_private=lambda error: own or run.presence.left or isinstance(error, DeadlineError | OverloadedError),
+            takes=_is_of_request,
+            # A deadline is the request's own, and so is its queueing. For a client that left nothing is tried again.
+            is_private=lambda error: (
+                run.presence.left or error.short_of_time or isinstance(error, DeadlineError | OverloadedError)
+            ),
         )
+
+    def _repeatable(self, run: Run, slot: int, repetition: Repetition) -> Flight:
+        """Return the flight of all that come under one key, however each of them would have the cache used.
+
+        It is made by everybody's flight where its leader may share the picture.
+        """
+        flight = self._flight(run, slot)
+        shareable, landings = self._is_shareable(run.request), list[Landing]()
+
+        async def make(on_late: OnLate) -> GeneratedImage:
+            def note(late: OnLate, finishing: asyncio.Task[GeneratedImage]) -> None:
+                late(finishing)
+                on_late(finishing)
+
+            if not shareable:
+                return await self._make(run, slot, on_late)
+            everybodys = dataclasses.replace(
+                flight, make=lambda late: self._make(run, slot, functools.partial(note, late))
+            )
+            return await self.flights.fly(everybodys, on_landing=landings.append)
+
+        async def keep(made: GeneratedImage) -> bool:
+            if shareable:
+                # Whoever made it stores it: until then those who come under the key are given it here.
+                await asyncio.wait(landings[-1:])
+                found = landings[-1].result()
+            else:
+                found = await self._keep(run, made)
+            ttl = self.cache.ttl_seconds(run.request)
+            if not (found and ttl is not None and ttl >= repetition.seconds):
+                self.keepsakes.keep(self._again_key(repetition, slot), made, seconds=repetition.seconds)
+            return True
+
+        return dataclasses.replace(flight, key=self._again_key(repetition, slot), make=make, keep=keep)
 
     async def _find(self, run: Run, slot: int) -> GeneratedImage | None:
         """Return what is there by now: under the request's key, or in the cache."""
@@ -205,8 +235,6 @@ class Slots:
         kept = self.keepsakes.find(self._again_key(repetition, slot)) if repetition else None
         if kept is not None:
             return shared(kept, slot)
-        if control.no_store:
-            return None
         if repetition is not None and (control.no_cache or control.max_age_seconds is not None):
             # What was made since the key was first seen is fresh enough for all that come under it.
             since = self.wall_clock() - repetition.begun + _SLACK_SECONDS
@@ -229,19 +257,18 @@ class Slots:
         if not finished.cancelled() and finished.exception() is None:
             self.stores.start(self._keep(run, finished.result()))
 
-    async def _keep(self, run: Run, image: GeneratedImage) -> None:
+    async def _keep(self, run: Run, image: GeneratedImage) -> bool:
+        """Store a picture; tell whether the cache gives it to whoever asks as this request did."""
         step = Step(name="cache.store", slot=image.slot)
         with run.operation.step(step):
             stored = await self.cache.store(run.request, image)
             step.outcome = "stored" if stored else "kept_out"
-        # Where every request has a fresh one made, the next one takes this one's place in the cache.
-        found = stored and self._is_shareable(run.request)
-        repetition, ttl = run.repetition, self.cache.ttl_seconds(run.request)
-        if repetition is not None and not (found and ttl is not None and ttl >= repetition.seconds):
-            self.keepsakes.keep(self._again_key(repetition, image.slot), image, seconds=repetition.seconds)
-        elif repetition is None and not stored and self._is_shareable(run.request):
+        shareable = self._is_shareable(run.request)
+        if run.repetition is None and not stored and shareable:
             # The cache should have had it; its caller at least finds it.
             self.keepsakes.keep(self._left_key(run.request, image.slot, caller=run.caller), image)
+        # Where every request has a fresh one made, the next one takes this one's place in the cache.
+        return stored and shareable
 
     async def _look_up(self, run: Run, slot: int) -> GeneratedImage | None:
         if not self.cache.asks(run.request):
@@ -255,9 +282,14 @@ class Slots:
         return image
 
 
+def _is_of_request(error: ImageError) -> bool:
+    """Tell whether an error is the prompt's, the pictures' or the parameters': the same with every account."""
+    return isinstance(error, SafetyBlockedError | UserError) and not is_of_account(error)
+
+
 def _explained(error: Exception) -> ImageError:
     if isinstance(error, ImageError):
         return error
     # The pictures beside it are paid for: a defect in one slot must not lose them.
     _log.error("A picture failed unexpectedly", exc_info=error)
-    return InternalError(UNEXPECTED)
+    return InternalError()

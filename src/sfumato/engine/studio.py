@@ -79,7 +79,8 @@ class Studio:
         # On a task of its own: the picture is paid for, so no deadline ends what is left to do.
         finishing = self.work.start(self._finish(run, slot, paid, inputs.edit))
         try:
-            return await asyncio.shield(finishing)
+            await asyncio.wait([finishing])
+            return finishing.result()
         except asyncio.CancelledError:
             on_late(finishing)
             raise

@@ -34,6 +34,15 @@ async def run_pixel_work(work: Callable[[], T]) -> T:
     limiter, place = pixel_limiter(), object()
     await limiter.acquire_on_behalf_of(place)
     job = asyncio.ensure_future(to_thread.run_sync(work, limiter=CapacityLimiter(1)))
-    job.add_done_callback(lambda _: limiter.release_on_behalf_of(place))
-    # Shielded: cancelling the wait would not stop the thread, and the next one would start beside it.
-    return await asyncio.shield(job)
+
+    def leave(done: asyncio.Future[T]) -> None:
+        limiter.release_on_behalf_of(place)
+        # Read here, should nobody wait for it any more.
+        if not done.cancelled():
+            done.exception()
+
+    job.add_done_callback(leave)
+    # Cancelling the wait does not end the job: the thread would not stop, and the next one would start beside it. Not
+    # by `asyncio.shield`: since Python 3.14 it logs the error of what its waiter left.
+    await asyncio.wait([job])
+    return job.result()
