@@ -3,13 +3,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import httpx
 import pytest
 
+from sfumato.errors import ConfigurationError
 from sfumato.upstream.aiohttp_transport import AiohttpTransport, _httpx_errors
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +58,28 @@ async def test_an_answer_is_what_came() -> None:
     assert (response.status_code, response.reason_phrase, response.http_version) == (200, "Fine", "HTTP/1.1")
     assert response.headers.get_list("x-a") == ["1", "2"]
     assert response.content == b"hello"
+
+
+# In a process of its own: ours has imported it.
+ELSEWHERE = """
+import asyncio, sys
+import aiohttp, httpx
+sys.modules["aiohttp.client_proto"] = None
+from sfumato.upstream.aiohttp_transport import AiohttpTransport
+
+async def main():
+    async with httpx.AsyncClient(transport=AiohttpTransport()) as client:
+        print((await client.get(sys.argv[1])).text)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_aiohttp_that_keeps_its_connections_elsewhere_does_as_well() -> None:
+    async with answering(ok(b"hello")) as (_, server):
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", ELSEWHERE, server.url, stdout=PIPE)
+        told, _ = await process.communicate()
+    assert told == b"hello\n"
 
 
 async def test_a_request_is_what_httpx_made_and_nothing_more() -> None:
@@ -161,3 +187,18 @@ def test_every_error_of_aiohttp_has_a_word_of_httpx(kind: type[Exception]) -> No
         raise error
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, httpx.TimeoutException) == isinstance(error, TimeoutError)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+async def test_certificates_that_cannot_be_read_are_the_operator_s_matter(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    async with answering(ok(b"hello")) as (client, server):
+        with pytest.raises(ConfigurationError, match="SSL_CERT_FILE") as caught:
+            await client.get("/x")
+    assert str(tmp_path) not in str(caught.value)
+    assert not server.requests

@@ -229,19 +229,33 @@ async def test_a_full_disk_costs_memory_and_no_picture(tmp_path: Path) -> None:
     assert spool.held_bytes == sum(map(in_memory, answers)) > 3 * 5 * MEGABYTE
 
 
-async def test_a_directory_that_is_gone_is_told_once_and_its_return_too(
+async def test_a_directory_that_is_gone_is_told_once_and_its_return_after_a_while(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "sfumato")
     directory = tmp_path / "spool"
-    spool = Spool(directory, patience_seconds=0, after_bytes=0)
+    now = 0.0
+    spool = Spool(directory, patience_seconds=0, after_bytes=0, clock=lambda: now)
     text = text_of(4)
-    assert in_memory(await answered(spool, text)) == in_memory(await answered(spool, text)) == len(text)
+
+    async def held() -> int:
+        return in_memory(await answered(spool, text))
+
+    assert await held() == await held() == len(text)
     assert [record.getMessage() for record in caplog.records] == [
         "Answers cannot be spooled (FileNotFoundError) and stay in memory."
     ]
+    # As on a disk that is almost full, where one answer fits and the next does not.
+    for _ in range(3):
+        directory.mkdir()
+        assert await held() < 2 * MEGABYTE
+        directory.rmdir()
+        assert await held() == len(text)
+        now += 59
+    assert len(caplog.records) == 1
     directory.mkdir()
-    assert in_memory(await answered(spool, text)) < 2 * MEGABYTE
+    now += 2
+    assert await held() < 2 * MEGABYTE
     assert [record.getMessage() for record in caplog.records][1:] == ["Answers can be spooled again."]
     assert str(tmp_path) not in caplog.text
 

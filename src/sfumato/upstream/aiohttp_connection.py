@@ -4,111 +4,56 @@ aiohttp's parser copies what it parses, its stream joins what waits, and both ke
 parses heads. What follows a head is handed on as the socket gave it (measured 2026-11,
 ``tests/benchmarks/lifting.py``).
 
-One thing of aiohttp's is used that it does not document: a connector's ``_factory`` makes its connections. Where that
-has gone, bodies come aiohttp's own way.
+Little of what is used here does aiohttp document: neither a connector's ``_factory``, which makes its connections, nor
+the class of these, with ``set_response_params``, ``data_received``, ``feed_data``, ``read_timeout``, ``start_timeout``
+and ``force_close`` (which 3.11.0 lacks), nor a stream's ``total_bytes``. So each connector first tries one answer on a
+connection without a socket. Where that does not come as it should, and where the class cannot be imported, bodies come
+aiohttp's own way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections import deque
-from typing import Any, Self
+import logging
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import RawResponseMessage
 
+from sfumato.upstream.direct_body import DirectBody
 from sfumato.upstream.framing import Chunked, Framing, FramingError, Sized
 
-# Reading pauses while more than this waits to be taken.
-READY_BYTES = 512 * 1024
+if TYPE_CHECKING:
+    from aiohttp.http import RawResponseMessage
+
 _HEAD_END = b"\r\n\r\n"
 # An answer may be announced, and its head come in parts; a head has at most 8 KB per line and 128 lines.
 _HEADS = 1024
+# Without its last byte.
+_TRIAL = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na"
+_log = logging.getLogger("sfumato")
 
 
 class Connector(aiohttp.TCPConnector):
-    """Make such connections."""
+    """Make such connections, where this aiohttp has what they need."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         kind: type[ResponseHandler] = Connection
-        self._factory = functools.partial(kind, loop=asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if hasattr(self, "_factory") and _is_understood(loop):
+            self._factory = functools.partial(kind, loop=loop)
+        else:
+            _log.info("aiohttp %s is not known here: bodies come its own way, which costs time.", aiohttp.__version__)
 
 
-class DirectBody(aiohttp.StreamReader):
-    """A body as it comes from the socket. For aiohttp it is one of its own, in which nothing ever waits.
-
-    Args:
-        framing: Tells where it ends.
-        connection: What it comes over.
-    """
-
-    def __init__(self, framing: Framing, connection: Connection) -> None:
-        self._running_loop = asyncio.get_running_loop()
-        super().__init__(connection, READY_BYTES, loop=self._running_loop)
-        self._framing = framing
-        self._connection = connection
-        self._ready: deque[bytes] = deque()
-        self._ready_bytes = 0
-        self._reader: asyncio.Future[None] | None = None
-        self._error: BaseException | None = None
-        self._is_paused = False
-
-    def __aiter__(self) -> Self:  # type: ignore[override]  # aiohttp's iterates over lines
-        """Iterate over what comes."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return what came next.
-
-        Raises:
-            aiohttp.ClientError: The connection broke, or what came is no body.
-        """
-        while not self._ready:
-            if self._error is not None:
-                raise self._error
-            if self._framing.ended:
-                raise StopAsyncIteration
-            self._reader = self._running_loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        part = self._ready.popleft()
-        self._ready_bytes -= len(part)
-        # Of a body that has ended the connection may be another's by now.
-        if self._is_paused and not self._framing.ended and self._ready_bytes <= READY_BYTES // 2:
-            self._is_paused = False
-            self._connection.resume_body()
-        return part
-
-    def receive(self, data: bytes) -> None:
-        """Take what came.
-
-        Raises:
-            FramingError: It is no body.
-        """
-        parts = self._framing.take(data)
-        self._ready += parts
-        self._ready_bytes += sum(map(len, parts))
-        if parts or self._framing.ended:
-            self._wake()
-        if self._ready_bytes > READY_BYTES and not self._is_paused:
-            self._is_paused = True
-            self._connection.pause_body()
-
-    def set_exception(self, exc: BaseException, *args: Any, **options: Any) -> None:
-        """Let the reader have what came, and then an error."""
-        super().set_exception(exc, *args, **options)
-        if not self._framing.ended:
-            self._error = exc
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+def _is_understood(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether an answer comes through a connection of this aiohttp's as it should."""
+    try:
+        return Connection(loop).passes_trial()
+    except Exception:  # noqa: BLE001  # whatever an aiohttp to come lacks or does otherwise
+        return False
 
 
 class Connection(ResponseHandler):
@@ -137,10 +82,10 @@ class Connection(ResponseHandler):
         """Take the next bytes from the socket."""
         while data and self._expects_head:
             self._heads += 1
-            if self._heads > _HEADS and self._exception is None:
+            if self._heads > _HEADS and self.exception() is None:
                 self.set_exception(aiohttp.ClientPayloadError("The answer has no end of heads."))
                 self._close_transport()
-            if self._exception is not None:
+            if self.exception() is not None:
                 return
             end = (self._head + data).find(_HEAD_END)
             size = len(data) if end < 0 else end + len(_HEAD_END) - len(self._head)
@@ -176,6 +121,18 @@ class Connection(ResponseHandler):
             body.set_exception(error)
         super().connection_lost(exc)
 
+    def passes_trial(self) -> bool:
+        """Tell whether an answer comes through, of a connection without a socket; it is of no other use."""
+        self.set_response_params(read_timeout=60.0, auto_decompress=False)
+        self.data_received(_TRIAL)
+        body = self._body
+        # The first part came, whoever asked has the head, and the connection stays in use until the end.
+        begun = body is not None and body.ready_bytes == 1 and len(self) == 1 and self.should_close
+        self.data_received(b"b")
+        ended = self._body is None and self.read_timeout == 60.0 and self.exception() is None
+        self._close_transport()
+        return begun and ended and self.should_close
+
     def pause_body(self) -> None:
         """Receive nothing for a while, which is no pause of the other side's."""
         if self.transport is not None:
@@ -191,9 +148,10 @@ class Connection(ResponseHandler):
             self.transport.resume_reading()
 
     def _close_transport(self) -> None:
+        """Have done with the other side at once: what it still says is not heard."""
         self.force_close()
         if self.transport is not None:
-            self.transport.close()
+            self.transport.abort()
 
     def _parse(self, data: bytes) -> None:
         super().data_received(data)
@@ -228,7 +186,7 @@ class Connection(ResponseHandler):
             body.receive(data)
         except FramingError as error:
             self.set_exception(aiohttp.ClientPayloadError(str(error)))
-            self.abort()
+            self._close_transport()
             return
         if self._framing is not None and self._framing.ended:
             if self._framing.excess:

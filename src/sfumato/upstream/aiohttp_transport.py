@@ -7,15 +7,17 @@ came from the socket (measured 2026-11, ``tests/benchmarks/lifting.py``).
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import aiohttp
 import httpx
 from yarl import URL
 
-from sfumato.upstream.aiohttp_connection import Connector, DirectBody
+from sfumato.errors import ConfigurationError
+from sfumato.upstream.direct_body import DirectBody
 
 # Reading pauses while twice this waits to be taken. A piece from the socket (up to 256 KB) then comes as it is, and not
 # joined to others: with 256 KB here pieces of 660 KB came, to be copied again when they are sent.
@@ -51,11 +53,13 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
         Raises:
             httpx.TransportError: Whatever went wrong on the way.
+            ConfigurationError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` name no certificates.
         """
+        session = self._opened()
         timeout = request.extensions.get("timeout", {})
         headers = [(name, value) for name, value in request.headers.multi_items() if name != "transfer-encoding"]
         with _httpx_errors():
-            response = await self._opened().request(
+            response = await session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
                 headers=headers,
@@ -83,7 +87,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=Connector(limit=0, ssl=httpx.create_ssl_context()),
+                connector=_connector(limit=0, ssl=_trusted()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=_READ_BYTES,
@@ -118,6 +122,24 @@ class _Body(httpx.AsyncByteStream, AsyncIterator[bytes]):
             # Also ends the task that may still be sending the request.
             self._response.release()
             await self._response.wait_for_close()
+
+
+def _trusted() -> ssl.SSLContext:
+    """Return what servers are trusted by: certifi's certificates, or those that the environment names."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError:
+        msg = "SSL_CERT_FILE or SSL_CERT_DIR names no readable certificates. Correct or unset it."
+        raise ConfigurationError(msg) from None
+
+
+def _connector(**options: Any) -> aiohttp.TCPConnector:
+    try:
+        from sfumato.upstream.aiohttp_connection import Connector  # noqa: PLC0415  # it may not be had
+    except ImportError:
+        # An aiohttp to come may keep its connections elsewhere.
+        return aiohttp.TCPConnector(**options)
+    return Connector(**options)
 
 
 def _body(request: httpx.Request) -> bytes | httpx.AsyncByteStream | None:

@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -28,6 +29,8 @@ _BATCH_BYTES = 1024 * 1024
 # (20 MB, 32 at a time, 2026-11-22).
 PATIENCE_SECONDS = 1.0
 _PAUSE_SECONDS = 0.01
+# Writing works again when it has not failed for so long.
+_WELL_SECONDS = 60.0
 # Linux: read what is in memory, else fail instead of waiting for the disk.
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
@@ -46,6 +49,7 @@ class Spool:
         after_bytes: The budget. The answer that is read longest may be over it while others leave.
         patience_seconds: How long an answer waits in all, unread, for others to leave before it goes to disk.
         sleep: Waits for seconds.
+        clock: Seconds that only go forwards.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class Spool:
         after_bytes: int = DEFAULT_BYTES,
         patience_seconds: float = PATIENCE_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
+        self._clock = clock
         self._after_bytes = after_bytes
         self.patience_seconds = patience_seconds
         self.sleep = sleep
@@ -66,7 +72,8 @@ class Spool:
         self._lock = threading.Lock()
         # What died with its last reference, in whatever thread and moment: nothing there may take a lock.
         self._freed: deque[int] = deque()
-        self._broken = False
+        # When writing last failed, as long as it is not known to work again.
+        self._failed_at: float | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -100,12 +107,14 @@ class Spool:
         weakref.finalize(view, self._freed.append, count).atexit = False
 
     def _report(self, error: OSError | None) -> None:
-        if (error is not None) == self._broken:
-            return
-        self._broken = error is not None
+        now = self._clock()
         if error is not None:
-            _log.warning("Answers cannot be spooled (%s) and stay in memory.", type(error).__name__)
-        else:
+            if self._failed_at is None:
+                _log.warning("Answers cannot be spooled (%s) and stay in memory.", type(error).__name__)
+            self._failed_at = now
+        elif self._failed_at is not None and now - self._failed_at >= _WELL_SECONDS:
+            # On a disk that is almost full a small batch fits where the next does not.
+            self._failed_at = None
             _log.warning("Answers can be spooled again.")
 
 
