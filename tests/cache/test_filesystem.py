@@ -159,7 +159,7 @@ def value_files(directory: Path) -> list[Path]:
 
 def mounting_is_permitted(directory: Path) -> bool:
     try:
-        done = subprocess.run([*MOUNT, str(directory), "true"], capture_output=True, check=False, timeout=20)
+        done = subprocess.run([*MOUNT, str(directory), "true"], capture_output=True, check=False, timeout=120)
     except OSError:
         return False
     return done.returncode == 0
@@ -210,7 +210,7 @@ class HeldPieces(Sequence[bytes]):
     def __getitem__(self, index: slice) -> Sequence[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
         self.reached.set()
-        assert self.released.wait(10)
+        assert self.released.wait(60)
         return [b"value"][index]
 
 
@@ -552,7 +552,7 @@ class TestFilesystemStore(StoreContract):
         with pytest.raises(asyncio.CancelledError):
             await task
         pieces.released.set()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while await store.get("key") is None:
                 await anyio.lowlevel.checkpoint()
         assert temp_files(directory) == []

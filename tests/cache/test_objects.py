@@ -219,7 +219,7 @@ class TestABucketThatGoesAway:
         circuit = Circuit(clock=now, random=lambda: 1.0)
         with s3_serving() as server:
             server.use(monkeypatch)
-            cache, faults = faulty_cache(f"s3://{BUCKET}", circuit=circuit)
+            cache, faults = faulty_cache(f"s3://{BUCKET}", circuit=circuit, answer_seconds=LONG)
             request = sample_request()
             assert await cache.store(request, sample_image())
             assert await cache.lookup(request, 0) is not None

@@ -32,7 +32,7 @@ class Held:
 
     def read(self, start: int, stop: int) -> bytes:
         self.began.set()
-        assert self.released.wait(10)
+        assert self.released.wait(60)
         return self._data[start:stop]
 
     read_now = read

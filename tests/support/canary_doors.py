@@ -19,8 +19,8 @@ from sfumato.emulator import SWITCHES
 from tests.cli.conftest import serving as running_command
 from tests.support import canary
 from tests.support.otlp_receiver import Receiver
+from tests.support.ports import reserved_port
 from tests.support.proxy import proxy_config, running_proxy
-from tests.support.redis_server import free_port
 
 MODEL = "gemini-3-pro-image"
 _REFUSED_STATUSES = ("401", "402", "403", "404", "429")
@@ -36,6 +36,12 @@ _ALL_REFUSED = (
 ACCOUNTS = 24
 _REFUSED_KEYS = ("invalid-key", "401", "403", "404", "leaked-key", "location")
 _THREADS = 12
+# For doors of our own: FastAPI (0.165), and so LiteLLM, reads such headers itself, and OpenTelemetry logs them there.
+_TRACE_HEADERS = {
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": f"Authorization: Bearer {canary.BEARER},{canary.PROMPT}",
+    "baggage": f"Authorization: {canary.BEARER},{canary.PROMPT}",
+}
 _HOST_APP = """
 import logging
 import os
@@ -90,6 +96,7 @@ class Door:
     Attributes:
         logs: Files in which nothing marked may stand.
         host_logs: Files of a host that writes what clients send; only what is ours alone may not stand there.
+        headers: What every request has beside its own.
         answers: What requests were answered, by their label.
     """
 
@@ -97,6 +104,7 @@ class Door:
     cache: Path
     logs: list[Path]
     host_logs: list[Path] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
     answers: dict[str, httpx.Response] = field(default_factory=dict)
 
 
@@ -129,19 +137,21 @@ def standalone(upstream: str, receiver: Receiver, directory: Path) -> Iterator[D
     variables = environment(upstream, receiver, directory / "cache")
     variables["GEMINI_IMAGE_CLIENT_KEYS"] = f"web:{canary.CLIENT_KEY}"
     with running_command("serve", "--port", "0", log=directory / "log", env=variables) as (url, _):
-        yield Door(url, directory / "cache", [directory / "log"])
+        yield Door(url, directory / "cache", [directory / "log"], headers=_TRACE_HEADERS)
 
 
 @contextmanager
 def in_fastapi(upstream: str, receiver: Receiver, directory: Path) -> Iterator[Door]:
     """Run an app that logs everything at level DEBUG, with the middleware."""
     (directory / "host.py").write_text(_HOST_APP)
-    port = free_port()
     variables = {**os.environ, **environment(upstream, receiver, directory / "cache")}
-    command = [sys.executable, "-m", "uvicorn", "host:app", "--port", str(port), "--log-level", "debug"]
+    command = [sys.executable, "-m", "uvicorn", "host:app", "--log-level", "debug"]
     with (
+        reserved_port() as port,
         (directory / "log").open("wb") as log,
-        subprocess.Popen(command, env=variables, cwd=directory, stdout=log, stderr=log) as process,
+        subprocess.Popen(
+            [*command, "--port", str(port)], env=variables, cwd=directory, stdout=log, stderr=log
+        ) as process,
     ):
         try:
             url = f"http://127.0.0.1:{port}"
@@ -193,7 +203,10 @@ def _deployment(model: str) -> dict[str, Any]:
 
 def knock(door: Door) -> None:
     """Send through a door: successes, every fault of the emulator and of the hostile upstream, wrong requests."""
-    with httpx.Client(base_url=door.url, timeout=90) as client, ThreadPoolExecutor(_THREADS) as threads:
+    with (
+        httpx.Client(base_url=door.url, headers=door.headers, timeout=90) as client,
+        ThreadPoolExecutor(_THREADS) as threads,
+    ):
         # What is to succeed comes first, by itself: all the rest at once may take its time.
         for asked in (_successes(), {**_failures(), **_wrong()}):
             tasks = {label: threads.submit(_ask, client, body) for label, body in asked.items()}

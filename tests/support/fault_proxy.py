@@ -42,6 +42,7 @@ class FaultProxy:
         stall_after_bytes: Forward so many bytes of answers from now on, then nothing.
         accepted: Connections so far.
         answered_bytes: What came of answers so far.
+        stalled: Answers so far that a break has stalled.
         breaks: For the next answers, in the order in which they begin; one each.
     """
 
@@ -52,6 +53,7 @@ class FaultProxy:
         self.stall_after_bytes: int | None = None
         self.accepted = 0
         self.answered_bytes = 0
+        self.stalled = 0
         self.breaks: deque[Break] = deque()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -103,7 +105,11 @@ class FaultProxy:
             while data := await reader.read(_READ_BYTES):
                 self.answered_bytes += len(data)
                 if self.breaks:
-                    await _break(self.breaks.popleft(), data, reader, writer, left)
+                    fault = self.breaks.popleft()
+                    await _break(fault, data, reader, writer)
+                    if fault.how == "stall":
+                        self.stalled += 1
+                        await left.wait()
                     break
                 if self.stall_after_bytes is not None:
                     self.stall_after_bytes -= len(data)
@@ -120,18 +126,14 @@ class FaultProxy:
         await writer.drain()
 
 
-async def _break(
-    fault: Break, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: asyncio.Event
-) -> None:
-    """Send the beginning of an answer, then break it; return when the connection is to end."""
+async def _break(fault: Break, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send the beginning of an answer; return when nothing more is to be sent and the connection may end."""
     writer.transport.set_write_buffer_limits(0)
     while len(data) < fault.after_bytes and (more := await reader.read(_READ_BYTES)):
         data += more
     writer.write(fault.instead + data[: fault.after_bytes])
     await writer.drain()
-    if fault.how == "stall":
-        await left.wait()
-    elif fault.how == "reset":
+    if fault.how == "reset":
         plug: socket.socket = writer.get_extra_info("socket")
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -64,13 +64,13 @@ class Receiver:
     _arrived: threading.Condition = field(default_factory=threading.Condition)
 
     def await_spans(
-        self, enough: Callable[[list[ReceivedSpan]], bool], *, timeout_seconds: float = 30
+        self, enough: Callable[[list[ReceivedSpan]], bool], *, timeout_seconds: float = 120
     ) -> list[ReceivedSpan]:
         """Return the spans as soon as they are *enough*."""
         return self._await(self.spans, enough, timeout_seconds)
 
     def await_points(
-        self, enough: Callable[[list[ReceivedPoint]], bool], *, timeout_seconds: float = 30
+        self, enough: Callable[[list[ReceivedPoint]], bool], *, timeout_seconds: float = 120
     ) -> list[ReceivedPoint]:
         """Return the points as soon as they are *enough*."""
         return self._await(self.points, enough, timeout_seconds)

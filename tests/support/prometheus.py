@@ -19,10 +19,10 @@ import httpx
 import msgspec
 import pytest
 
-from tests.support.redis_server import free_port
+from tests.support.ports import reserved_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "observability"
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 _COMPARISON = re.compile(r"\s(?:==|!=|>=|<=|>|<)\s*[\d.]+$")
 
 
@@ -52,14 +52,14 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the series of an instant query; those whose value is no number left out."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=60).json()
         assert answer["status"] == "success", f"{expression}: {answer}"
         found: list[dict[str, Any]] = answer["data"]["result"]
         return [series for series in found if not math.isnan(float(series["value"][1]))]
 
     def get(self, path: str) -> Any:
         """Return the data of another route of the API."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", timeout=10).json()
+        answer = httpx.get(f"{self.url}/api/v1/{path}", timeout=60).json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
@@ -84,22 +84,30 @@ def running_prometheus(config: Mapping[str, Any], directory: Path) -> Iterator[P
     require_prometheus()
     file = directory / "prometheus.yml"
     file.write_text(json.dumps(config))
-    url = f"127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}"]
-    command += [f"--web.listen-address={url}", "--log.level=warn"]
+    command = ["prometheus", f"--config.file={file}", f"--storage.tsdb.path={directory / 'data'}", "--log.level=warn"]
     log = directory / "prometheus.log"
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=directory) as process:
+    with (
+        reserved_port() as port,
+        log.open("wb") as output,
+        subprocess.Popen(
+            [*command, f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+        ) as process,
+    ):
+        url = f"http://127.0.0.1:{port}"
         try:
             deadline = time.monotonic() + _START_SECONDS
-            while not _is_ready(f"http://{url}"):
+            while not _is_ready(url):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"prometheus did not start: {log.read_text()[-2000:]}")
                 time.sleep(0.05)
-            yield Prometheus(f"http://{url}")
+            yield Prometheus(url)
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -128,7 +136,8 @@ def rules() -> dict[str, dict[str, Any]]:
 
 def substituted(expression: str, *, window: str) -> str:
     """Return a panel's expression as Grafana sends it, with everything chosen and *window* as the time span."""
-    for name, value in {"job": ".*", "instance": ".*", "model": ".*", "interval": window, "__range": window}.items():
+    chosen = {"job": "sfumato.*", "instance": ".*", "model": ".*"}
+    for name, value in {**chosen, "interval": window, "__range": window}.items():
         expression = expression.replace(f"${name}", value)
     assert "$" not in expression, expression
     return expression

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,9 +17,11 @@ import httpx
 import yaml  # type: ignore[import-untyped]  # LiteLLM's own reader of config.yaml; it has no types
 from openai import OpenAI
 
+from tests.support.ports import reserved_port
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "litellm_proxy" / "config.yaml"
 MASTER_KEY = "sk-test-1234x"
-START_SECONDS = 180
+START_SECONDS = 600
 
 # Keys with a team, with a floor, and with a floor that is no level. A custom check needs no database.
 AUTHENTICATION = """
@@ -66,7 +67,7 @@ class Proxy:
 
     def seen(self, prompt: str) -> list[str]:
         """Return what the operator's logger was given as the pictures of *prompt*, once it was told."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             path = self.log.with_name("seen.jsonl")
             rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -109,9 +110,6 @@ def running_proxy(
     (directory / "keys.py").write_text(AUTHENTICATION)
     path = directory / "config.yaml"
     path.write_text(json.dumps(config or proxy_config(emulator_url)))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     variables = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("GEMINI_", "GOOGLE_", "OTEL_"))},
         "LITELLM_MASTER_KEY": MASTER_KEY,
@@ -127,7 +125,7 @@ def running_proxy(
         **(environment or {}),
     }
     log = directory / "log.txt"
-    with log.open("wb") as output:
+    with log.open("wb") as output, reserved_port() as port:
         process = subprocess.Popen(
             [sys.executable, *_arguments(way, path, port, workers)],
             env=variables,
@@ -141,7 +139,7 @@ def running_proxy(
         finally:
             process.terminate()
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -152,9 +150,10 @@ def _arguments(way: Way, config: Path, port: int, workers: int) -> list[str]:
     if way == "command":
         return ["-m", "sfumato.cli", "proxy", "--config", str(config), *address, "--workers", str(workers)]
     if way == "uvicorn":
-        return ["-m", "uvicorn", "sfumato.litellm.proxy:app", *address, "--workers", str(workers)]
+        patient = ["--timeout-worker-healthcheck", "60"]
+        return ["-m", "uvicorn", "sfumato.litellm.proxy:app", *address, "--workers", str(workers), *patient]
     run = ["-c", "from litellm import run_server; run_server()", "--config", str(config), *address]
-    return [*run, "--num_workers", str(workers)] if workers > 1 else run
+    return [*run, "--num_workers", str(workers), "--timeout_worker_healthcheck", "60"] if workers > 1 else run
 
 
 def proxy_config(emulator_url: str) -> dict[str, Any]:

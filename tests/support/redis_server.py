@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import tempfile
 import time
@@ -19,7 +19,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-_START_SECONDS = 10.0
+from tests.support.ports import reserved_port
+
+_START_SECONDS = 60.0
 
 
 class RedisServer:
@@ -27,7 +29,7 @@ class RedisServer:
 
     Args:
         directory: Where it runs; its configuration and its socket lie there.
-        port: Free.
+        port: Reserved for it.
         config: Directives; ``_`` stands for ``-``.
     """
 
@@ -69,6 +71,16 @@ class RedisServer:
                 raise RuntimeError("redis-server did not start")
             time.sleep(0.01)
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Let it take connections and answer nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Kill it; everything it held is gone."""
         if self._process is not None:
@@ -89,8 +101,8 @@ def require_redis() -> None:
 def running_redis(**config: object) -> Iterator[RedisServer]:
     """Run a server with *config* as directives, ``_`` for ``-``; ``sentinel=`` makes it a Sentinel."""
     require_redis()
-    with tempfile.TemporaryDirectory(prefix="redis-") as directory:
-        server = RedisServer(Path(directory), free_port(), config)
+    with tempfile.TemporaryDirectory(prefix="redis-") as directory, reserved_port() as port:
+        server = RedisServer(Path(directory), port, config)
         try:
             server.start()
             yield server
@@ -109,7 +121,7 @@ def running_sentinel(master: RedisServer, service: str) -> Iterator[RedisServer]
 def running_cluster() -> Iterator[list[RedisServer]]:
     """Run a cluster of three masters without replicas, each with a third of the slots."""
     with contextlib.ExitStack() as stack:
-        buses = [free_port() for _ in range(3)]
+        buses = [stack.enter_context(reserved_port()) for _ in range(3)]
         nodes = [
             stack.enter_context(running_redis(cluster_enabled="yes", cluster_port=bus, cluster_node_timeout=2000))
             for bus in buses
@@ -129,12 +141,18 @@ def running_cluster() -> Iterator[list[RedisServer]]:
         yield nodes
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def hand_over(slots: tuple[int, int], node: RedisServer, other: RedisServer) -> None:
+    """Give *node* the *slots* of a third master that is silent, as a replica would take them."""
+    with node.admin() as new, other.admin() as witness:
+        for admin in (new, witness):
+            admin.execute_command("CLUSTER", "DELSLOTSRANGE", *slots)
+        new.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+        new.execute_command("CLUSTER", "BUMPEPOCH")
+        deadline = time.monotonic() + _START_SECONDS
+        while not all(_is_whole(admin) for admin in (new, witness)):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the slots were not handed over")
+            time.sleep(0.02)
 
 
 def _is_whole(admin: Any) -> bool:

@@ -29,8 +29,8 @@ class S3Server:
 
     def clear(self) -> None:
         """Forget everything and make the bucket anew."""
-        httpx.post(f"{self.url}/moto-api/reset").raise_for_status()
-        httpx.put(f"{self.url}/{BUCKET}").raise_for_status()
+        httpx.post(f"{self.url}/moto-api/reset", timeout=60).raise_for_status()
+        httpx.put(f"{self.url}/{BUCKET}", timeout=60).raise_for_status()
 
     def stop(self) -> None:
         """Go away: connections are refused from now on."""

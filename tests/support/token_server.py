@@ -61,7 +61,7 @@ def token_server() -> Iterator[TokenServer]:
             served.asked += 1
             number = served.asked
             served.arrived.set()
-            served.open.wait(20)
+            served.open.wait(60)
             token = {"access_token": f"token-{number}", "expires_in": 3600, "token_type": "Bearer"}
             status, body = served.answer or (200, token)
             self.send_response(status)

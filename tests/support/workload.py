@@ -24,8 +24,8 @@ ADMIN_KEY = "sk-workload-admin"
 MODEL = "gemini-3-pro-image"
 _KEYS = {"first": "key-one-1234", "second": "key-two-1234", "limited": "key-rpm-1234", "leaked": "key-bad-1234"}
 _FAULTS = {_KEYS["limited"]: "429:5", _KEYS["leaked"]: "leaked-key"}
-_PATIENCE_SECONDS = 20.0
-_PLACES, _QUEUE, _TIMEOUT_SECONDS = 2, 1, 4
+_PATIENCE_SECONDS = 120.0
+_PLACES, _QUEUE, _TIMEOUT_SECONDS = 2, 1, 10
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,8 @@ from sfumato.cache.store import DamagedValueError
 from sfumato.images.fingerprint import SCHEMA_VERSION, prompt_digest
 from sfumato.images.prompts import STYLE_PHRASES
 from sfumato.images.request import GeneratedImage, ImageRequest, Usage
-from sfumato.wire.payload import Blob, Part, Piece, Pieces, chunks, raw_piece
+from sfumato.wire.payload import DECODED_BYTES, Blob, Part, Piece, Pieces, chunks, raw_piece
 
-# Base64 of 256 KB: decoded for the digest in steps, and again as it is stored, it is never held in memory.
-_STEP_BYTES = 3 * 64 * 1024
 _MAGIC = b"sfmt"
 _PREFIX = struct.Struct(">4sII")
 
@@ -197,6 +195,7 @@ def _style_label(style: str | None) -> str | None:
 
 def _digest(raw: Piece) -> str:
     digest = hashlib.sha256()
-    for part in (raw,) if isinstance(raw, bytes | memoryview) else chunks((raw,), _STEP_BYTES):
+    # Decoded for the digest in steps, and again as it is stored, it is never held in memory.
+    for part in (raw,) if isinstance(raw, bytes | memoryview) else chunks((raw,), DECODED_BYTES):
         digest.update(part)
     return digest.hexdigest()

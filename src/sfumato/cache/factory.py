@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+from pydantic import SecretStr
 
 from sfumato.cache.memory import MemoryStore
 from sfumato.cache.noop import NoopStore
 from sfumato.cache.object_urls import check_object_url
+from sfumato.cache.redis_urls import parse_redis_url
 from sfumato.cache.store import Store
 from sfumato.cache.tiered import TieredStore
 from sfumato.errors import ConfigurationError
@@ -18,9 +19,6 @@ from sfumato.settings import MEGABYTE, Settings, variable_names
 
 if TYPE_CHECKING:
     from sfumato.cache.redis import RedisConnection
-
-
-_log = logging.getLogger("sfumato.cache")
 
 
 def create_store(settings: Settings, redis: RedisConnection | None = None) -> Store:
@@ -60,25 +58,37 @@ def create_redis(settings: Settings) -> RedisConnection | None:
     Raises:
         ConfigurationError: As `create_store`.
     """
+    url = check_redis(settings)
+    if url is None:
+        return None
+    from sfumato.cache.redis import connect  # noqa: PLC0415 - an extra, loaded when it is asked for
+
+    return connect(url)
+
+
+def check_redis(settings: Settings) -> str | None:
+    """Return the URL of the Redis that processes coordinate over, None where they do not or the extra is missing.
+
+    Raises:
+        ConfigurationError: As `create_store`; an extra that only coordination would need may be missing.
+    """
     holds_cache = settings.cache_enabled and settings.cache_backend == "redis"
     if not holds_cache and settings.redis_url is None:
         return None
     field = "cache_url" if settings.cache_url and holds_cache else "redis_url"
-    url = _url(settings, field, "redis")
-    # Outside: an extra that is missing is not the URL's fault.
+    url = _url(settings, field, "redis") if holds_cache else _text(settings, field)
+    # Before the URL is read: around us the variable may be meant for somebody else.
     try:
-        from sfumato.cache.redis import connect  # noqa: PLC0415 - an extra, loaded when it is asked for
+        import sfumato.cache.redis  # noqa: F401, PLC0415 - an extra, loaded when it is asked for
     except ConfigurationError:
-        if holds_cache or (settings.cache_enabled and settings.cache_backend == "s3"):
+        if shares_cache(settings):
             raise
-        # Around us the variable may be meant for somebody else.
-        _log.warning("REDIS_URL is set, but the extra 'redis' is not installed: accounts are not shared.")
         return None
-
     try:
-        return connect(url)
+        parse_redis_url(url)
     except ConfigurationError as error:
         raise _named(field, error) from None
+    return url
 
 
 def shares_cache(settings: Settings) -> bool:
@@ -131,12 +141,16 @@ def _create_objects(settings: Settings, max_bytes: int) -> Store:
 
 
 def _url(settings: Settings, field: str, backend: str) -> str:
-    secret = getattr(settings, field)
-    url: str = secret.get_secret_value().strip() if secret else ""
+    url = _text(settings, field)
     if not url:
         names = "GEMINI_IMAGE_CACHE_URL or REDIS_URL" if backend == "redis" else "GEMINI_IMAGE_CACHE_URL"
         raise ConfigurationError(f"{variable_names('cache_backend')[0]}={backend} needs {names}.")
     return url
+
+
+def _text(settings: Settings, field: str) -> str:
+    secret: SecretStr | None = getattr(settings, field)
+    return secret.get_secret_value().strip() if secret else ""
 
 
 def _named(field: str, error: ConfigurationError) -> ConfigurationError:

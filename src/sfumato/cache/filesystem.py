@@ -44,11 +44,9 @@ from sfumato.cache.store import WHOLE_BYTES, DamagedValueError, StoreStats
 from sfumato.cache.tally import Tally
 from sfumato.cache.threads import run_whole
 from sfumato.cache.value_files import ValueFile
-from sfumato.wire.payload import Piece, chunks, size_of
+from sfumato.wire.payload import DECODED_BYTES, Piece, chunks, size_of
 
 _STALE_TEMP_SECONDS = 900.0
-# A fresh picture's base64 is decoded in such steps as it is written.
-_STEP_BYTES = 3 * 64 * 1024
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
 _VALUE_NAME = re.compile(r"[0-9a-f]{64}")
 _TEMP_NAME = re.compile(r"[0-9a-f]{64}\.[0-9A-Za-z_]+\.tmp")
@@ -190,8 +188,9 @@ class FilesystemStore:
                     _unlink(temp)
                     return False
                 for piece in pieces:
+                    # A fresh picture's base64 is decoded in steps as it is written.
                     file.writelines(
-                        (piece,) if isinstance(piece, bytes | memoryview) else chunks((piece,), _STEP_BYTES)
+                        (piece,) if isinstance(piece, bytes | memoryview) else chunks((piece,), DECODED_BYTES)
                     )
                 file.flush()
                 os.utime(descriptor, (now, now))

@@ -15,9 +15,8 @@ from sfumato.cache.entry import DamagedEntryError, EntryHeader, header_end, load
 from sfumato.cache.store import DamagedValueError, Store
 from sfumato.errors import InvalidParameterError, ModelNotFoundError
 from sfumato.images.fingerprint import prompt_digest
-from sfumato.images.models import FAMILIES
 from sfumato.images.request import MAX_IMAGES
-from sfumato.images.variants import Variant, parse_variant
+from sfumato.images.variants import Variant, parse_variant, require_variant
 
 _BATCH = 8
 # More than an entry's header takes (about 800 bytes). A longer one, of a long label, is read in two steps.
@@ -136,7 +135,7 @@ def parse_filter(
     return EntryFilter(
         key=key,
         prompt_hashes=tuple(hashes),
-        model=_known(model) if model is not None else None,
+        model=require_variant(model) if model is not None else None,
         tenant=tenant,
         older_than_seconds=older_than_seconds,
     )
@@ -211,14 +210,6 @@ async def _read_one(store: Store, key: str) -> EntryHeader | None:
     if header.key != key:
         raise DamagedEntryError("the entry is of another key")
     return header
-
-
-def _known(model: str) -> Variant:
-    variant = parse_variant(model)
-    if variant is None:
-        known = ", ".join(family.name for family in FAMILIES)
-        raise ModelNotFoundError(f"The model '{model[:200]}' is not known here. Known: {known}.", param="model")
-    return variant
 
 
 def _as_in_keys(variant: Variant) -> str:

@@ -1,4 +1,4 @@
-"""The connection to Redis, Valkey, a Cluster or Sentinels. Here alone, and in the engine's leases, is redis-py.
+"""The connection to Redis, Valkey, a Cluster or Sentinels. Here alone is redis-py.
 
 Importing this module without the extra raises `ConfigurationError`: import it where a connection is made.
 """
@@ -15,6 +15,7 @@ from sfumato.cache.redis_scripts import Script
 from sfumato.cache.redis_urls import RedisAddress, parse_redis_url
 from sfumato.cache.redis_values import ForeignTypeError
 from sfumato.cache.store import StoreFullError, StoreUnavailableError
+from sfumato.cache.time_limit import time_limit
 from sfumato.errors import ConfigurationError
 
 try:
@@ -38,6 +39,8 @@ SLOWEST_BYTES_PER_SECOND = 8_000_000
 _TRANSFERS = 8
 _COMMANDS = 32
 _CLOSE_SECONDS = 1.0
+# Of the limit, for one answer of a cluster's node.
+_NODE_SHARE = 0.8
 _SCAN_COUNT = 500
 # Redis 7 answers "MISCONF" when it cannot save and therefore takes no writes, "NOREPLICAS" when too few follow it.
 _REFUSALS = ("OOM ", "MISCONF", "NOREPLICAS")
@@ -186,15 +189,16 @@ class RedisConnection:
 
     async def _in_time(self, work: Callable[[], Awaitable[Any]], transfer: Transfer | None) -> Any:
         if transfer is None:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with time_limit(self._timeout_seconds):
                 return await work()
         now = asyncio.get_running_loop().time
-        began = now()
+        began, limit = now(), transfer.limit_seconds
         try:
-            async with asyncio.timeout(transfer.limit_seconds):
+            async with time_limit(limit):
                 return await work()
         finally:
-            transfer.spent_seconds += now() - began
+            # What is beyond the limit passed while the loop stood still.
+            transfer.spent_seconds += min(limit, now() - began)
 
 
 def connect(url: str, *, circuit: Circuit | None = None, timeout_seconds: float = TIMEOUT_SECONDS) -> RedisConnection:
@@ -219,8 +223,9 @@ def _build_client(
     # A node that swallows packets leaves time to ask the next one.
     first_seconds = timeout_seconds / max(1, min(3, len(address.hosts)))
     shared: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": first_seconds,
+        # The connection's own limit comes first, and asyncio's timeouts in redis-py know no loop that stood still.
+        "socket_timeout": None,
+        "socket_connect_timeout": first_seconds if len(address.hosts) > 1 else None,
         # No HELLO: servers before 6 refuse it, and RESP3 is no faster here (redis-py 8.1, 2026-11-21).
         "protocol": 2,
         # redis-py repeats 10 times by default, with pauses (8.1, 2026-11-21).
@@ -229,6 +234,9 @@ def _build_client(
     }
     entry: dict[str, Any] = {"username": address.username, "password": address.password}
     if address.kind == "cluster":
+        # redis-py learns of a failover from its own timeouts only: where a node falls silent they must come first.
+        shared["socket_timeout"] = timeout_seconds * _NODE_SHARE
+        shared["socket_connect_timeout"] = min(first_seconds, timeout_seconds * _NODE_SHARE)
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         # Without full coverage the slots that are there still serve.
         return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **entry, **shared), None
