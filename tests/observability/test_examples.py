@@ -46,6 +46,34 @@ def test_promtool_takes_the_rules_and_the_configuration(tmp_path: Path) -> None:
     promtool("check", "config", "prometheus.yml", directory=tmp_path)
 
 
+def test_whoever_follows_the_readme_scrapes_what_runs_and_nothing_else(tmp_path: Path) -> None:
+    shipped = (EXAMPLES / "prometheus.yml").read_text()
+    composed = yaml("compose.yaml")["configs"]["prometheus"]["content"]
+    for text in (shipped, composed):
+        assert _jobs(text) == ["sfumato"]
+        # The other way: without the first job, and with the second as it stands there.
+        before, _, after = text.partition("  - job_name: sfumato\n")
+        first, _, second = after.partition("  # - job_name: sfumato-collector\n")
+        assert "honor_labels" not in first
+        other = before + re.sub(r"^  # ", "  ", "  # - job_name: sfumato-collector\n" + second, flags=re.MULTILINE)
+        assert _jobs(other) == ["sfumato-collector"]
+        require_prometheus()
+        shutil.copy(EXAMPLES / "alerts.yml", tmp_path)
+        (tmp_path / "prometheus.yml").write_text(other)
+        promtool("check", "config", "prometheus.yml", directory=tmp_path)
+
+
+def _jobs(text: str) -> list[str]:
+    return [job["job_name"] for job in msgspec.yaml.decode(text.encode())["scrape_configs"]]
+
+
+def test_what_is_up_is_told_of_our_targets_whatever_is_chosen() -> None:
+    """Other targets are up, too; and what a collector sends has an instance of which no target is."""
+    found = [panel.expression for panel in panels() if "up" in metric_names(panel.expression)]
+    assert len(found) == 3
+    assert all('up{job=~"sfumato.*"}' in expression for expression in found)
+
+
 def test_every_alert_fires_in_its_test_and_is_silent_before() -> None:
     require_prometheus()
     promtool("test", "rules", "alerts_test.yml")
@@ -116,7 +144,8 @@ def test_dashboards_can_be_imported(name: str) -> None:
     assert variables["interval"]["current"]["value"] in variables["interval"]["query"].split(",")
     for variable in ("job", "instance", "model"):
         assert variables[variable]["includeAll"]
-        assert variables[variable]["allValue"] == ".*"
+        # Others on the same Prometheus have metrics of the same names.
+        assert variables[variable]["allValue"] == ("sfumato.*" if variable == "job" else ".*")
         assert variables[variable]["current"]["value"] == ["$__all"]
         assert metric_names(variables[variable]["definition"].split(",")[0]) <= EXPORTED
 

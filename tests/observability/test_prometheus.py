@@ -11,7 +11,7 @@ from sfumato.telemetry.names import INSTRUMENTS, Instrument
 from tests.support.prometheus import Panel, Prometheus, measured, panels, rules, substituted
 from tests.support.workload import ADMIN_KEY, Service
 
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 120.0
 
 
 def assert_has_data(prometheus: Prometheus, expression: str) -> None:

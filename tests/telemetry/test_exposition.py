@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import REGISTRY, generate_latest
 
 from sfumato.telemetry.exposition import Exposition, process_exposition
 from sfumato.telemetry.observer import Call, OperationRecord
@@ -47,6 +48,13 @@ def test_whose_metrics_they_are() -> None:
     exposition = Exposition()
     OtelObserver(exposition=exposition)
     assert 'service_name="sfumato"' in exposition.render()[0].decode()
+
+
+def test_a_host_s_own_page_does_not_show_them() -> None:
+    exposition = Exposition()
+    OtelObserver(exposition=exposition).begin(OperationRecord(call=Call(request_id="r"), model=MODEL)).end()
+    assert shown(exposition)
+    assert b"gemini_image" not in generate_latest(REGISTRY)
 
 
 def test_a_process_has_one() -> None:

@@ -157,6 +157,23 @@ def test_where_nobody_records_the_callers_trace_goes_on_and_later_spans_are_made
     assert run.stdout.split() == ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "True"]
 
 
+# As of 0.54b1, which LiteLLM pins.
+OLDER = """
+import opentelemetry.instrumentation.httpx as theirs
+
+class Older(theirs.AsyncOpenTelemetryTransport):
+    def __init__(self, transport, tracer_provider=None, request_hook=None, response_hook=None):
+        super().__init__(transport, tracer_provider)
+
+theirs.AsyncOpenTelemetryTransport = Older
+"""
+
+
+def test_a_release_that_takes_no_meter_provider_makes_spans_too() -> None:
+    run = subprocess.run([sys.executable, "-c", OLDER + UNRECORDED], capture_output=True, check=True, text=True)
+    assert run.stdout.split()[-1] == "True"
+
+
 async def test_our_own_client_over_aiohttp(telemetry: Telemetry) -> None:
     with serving(create_emulator(EmulatorOptions())) as url:
         client = create_http_client(connect_timeout_seconds=5)

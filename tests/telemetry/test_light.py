@@ -16,7 +16,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.trace.span import TraceState
 
 from sfumato.telemetry import names
-from sfumato.telemetry.light import LightSpan, LightTracerProvider
+from sfumato.telemetry.light import LightTracerProvider
+from sfumato.telemetry.light_span import LightSpan
 
 RESOURCE = Resource({"service.name": "sfumato"})
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
@@ -76,11 +77,13 @@ def test_they_are_shown_as_the_sdk_s() -> None:
     assert shown == tell(TracerProvider(resource=RESOURCE, shutdown_on_exit=False))
 
 
-@pytest.mark.parametrize("name", [names.SCOPE, "of.somebody.else"])
-def test_only_our_own_are_light(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(names.SCOPE, LightSpan), ("opentelemetry.instrumentation.httpx", LightSpan), ("of.somebody.else", Span)],
+)
+def test_only_our_own_and_our_client_s_are_light(name: str, kind: type[trace.Span]) -> None:
     span = LightTracerProvider(RESOURCE).get_tracer(name).start_span("any")
-    assert isinstance(span, LightSpan) == (name == names.SCOPE)
-    assert isinstance(span, Span) == (name != names.SCOPE)
+    assert isinstance(span, kind)
     assert span.is_recording()
 
 
@@ -145,8 +148,28 @@ def test_an_exception_is_an_event() -> None:
     assert "raise ValueError" in str(told["exception.stacktrace"])
 
 
-def test_a_span_may_be_made_current_by_whoever_likes_to() -> None:
+def test_a_current_span_ends_with_its_context() -> None:
     tracer = LightTracerProvider(RESOURCE).get_tracer(names.SCOPE)
-    with tracer.start_as_current_span("any") as span:
+    with tracer.start_as_current_span("any", kind=SpanKind.CLIENT, attributes={"a": 1}) as span:
         assert trace.get_current_span() is span
+        assert isinstance(span, LightSpan)
+    assert trace.get_current_span() is not span
     assert not span.is_recording()
+    assert (span.kind, dict(span.attributes)) == (SpanKind.CLIENT, {"a": 1})
+    with tracer.start_as_current_span("any", end_on_exit=False) as open_span:
+        pass
+    assert open_span.is_recording()
+
+
+@pytest.mark.parametrize("quiet", [{}, {"record_exception": False}, {"set_status_on_exception": False}])
+def test_a_current_span_tells_of_an_exception_as_the_sdk_s_does(quiet: dict[str, Any]) -> None:
+    told = []
+    for provider in (LightTracerProvider(RESOURCE), TracerProvider(resource=RESOURCE, shutdown_on_exit=False)):
+        with (
+            pytest.raises(ValueError, match="why"),
+            provider.get_tracer(names.SCOPE).start_as_current_span("any", **quiet) as span,
+        ):
+            raise ValueError("why")
+        assert isinstance(span, LightSpan | Span)
+        told.append((span.status.status_code, span.status.description, [event.name for event in span.events]))
+    assert told[0] == told[1]

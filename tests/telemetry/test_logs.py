@@ -205,7 +205,7 @@ def test_the_line_is_whole_however_a_host_configures_logging(configuration: str,
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=600,
     )
     assert "Traceback" not in done.stderr
     if level is None:

@@ -57,7 +57,7 @@ def test_a_collector_that_never_answers_does_not_keep_the_process() -> None:
     """It takes the connection, and that is all; OpenTelemetry's own handlers wait for it for half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        run(REQUEST, 9, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+        run(REQUEST, 25, OTEL_EXPORTER_OTLP_ENDPOINT=url)
 
 
 def test_a_runtime_waits_for_its_first_request_and_not_only_for_a_client() -> None:
@@ -99,6 +99,14 @@ def test_the_service_s_name_is_the_operator_s() -> None:
     with receiving() as receiver:
         run(REQUEST, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_url, OTEL_SERVICE_NAME="pictures")
         assert receiver.spans[0].service == "pictures"
+
+
+def test_a_name_that_is_no_utf_8_is_sent_as_far_as_it_can_be() -> None:
+    with receiving() as receiver:
+        attributes = {"OTEL_SERVICE_NAME": "m\udcfcller", "OTEL_RESOURCE_ATTRIBUTES": "te\udcffam=\udcff"}
+        run(REQUEST, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_url, **attributes)
+        assert receiver.spans[0].service == "m?ller"
+        assert receiver.points
 
 
 @pytest.mark.parametrize(
@@ -161,7 +169,18 @@ for module in ("trace_exporter", "metric_exporter"):
     ("variables", "told"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "'zipkin' is not known here"),
-        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"}, "No traces are sent"),
+        (
+            {"OTEL_TRACES_EXPORTER": "console", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "99999"},
+            "(ValueError; look at OTEL_BSP_MAX_EXPORT_BATCH_SIZE). No traces are sent",
+        ),
+        (
+            {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "canary"},
+            "(ValueError; look at OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT). No traces are sent",
+        ),
+        (
+            {"OTEL_METRICS_EXEMPLAR_FILTER": "canary"},
+            "(ValueError; look at OTEL_METRICS_EXEMPLAR_FILTER). No metrics are sent",
+        ),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "'http/json' is not known here"),
     ],
 )
@@ -170,6 +189,7 @@ def test_what_is_misspelled_is_a_warning_and_no_request_fails(variables: dict[st
         done = run(REQUEST, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.http_url, **variables)
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+    assert "canary" not in done.stderr
 
 
 def test_wiring_from_many_threads_happens_once() -> None:

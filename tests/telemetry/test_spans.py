@@ -160,6 +160,78 @@ def test_vertex_is_another_provider_and_a_server_may_have_a_port(telemetry: Tele
         assert (told[names.SERVER_ADDRESS], told[names.SERVER_PORT]) == ("127.0.0.1", 8123)
 
 
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("[::1]:8080", ("::1", 8080)),
+        ("[::1]", ("::1", 443)),
+        ("h.test:8080", ("h.test", 8080)),
+        ("h.test", ("h.test", 443)),
+    ],
+)
+def test_a_server_is_an_address_and_a_port(telemetry: Telemetry, server: str, told: tuple[str, int]) -> None:
+    operation = telemetry.observer.begin(record())
+    with operation.step(Step(name="attempt", server=server)):
+        pass
+    operation.end()
+    found = attributes(telemetry.span())
+    assert (found[names.SERVER_ADDRESS], found[names.SERVER_PORT]) == told
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "a=1",
+        "vendor@system=x y,b=2",
+        " a=1 ,\t, 4t@c=~ ",
+        ",".join(f"k{number}=v" for number in range(32)),
+        "k=" + "v" * 256,
+    ],
+    ids=repr,
+)
+def test_a_caller_s_tracestate_goes_on(telemetry: Telemetry, state: str, caplog: pytest.LogCaptureFixture) -> None:
+    operation = telemetry.observer.begin(record(call=_called(tracestate=state)))
+    operation.end()
+    context = telemetry.span().context
+    assert context
+    members = [member.strip(" \t") for member in state.split(",")]
+    assert context.trace_state.to_header() == ",".join(member for member in members if member)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"tracestate": "Authorization: Bearer canary"},
+        {"tracestate": "a=1,canary"},
+        {"tracestate": "a=canary=b"},
+        {"tracestate": "A=canary"},
+        {"tracestate": "a=canary\u00e9"},
+        {"tracestate": "canary@b@c=1"},
+        {"tracestate": "a=canary\n"},
+        {"tracestate": "canary=" + "x" * 8000},
+        {"tracestate": ",".join(f"canary{number}=v" for number in range(33))},
+        {"traceparent": f"00-{TRACE}-{PARENT}-01-{'canary' * 2000}"},
+        {"traceparent": "canary"},
+    ],
+    ids=lambda headers: str(headers)[:50],
+)
+def test_what_a_client_wrote_into_a_trace_header_is_not_logged(
+    telemetry: Telemetry, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    operation = telemetry.observer.begin(record(call=_called(**headers)))
+    operation.end()
+    span = telemetry.span()
+    assert span.context
+    assert not span.context.trace_state
+    assert parent_of(span) == (None if "traceparent" in headers else PARENT)
+    assert not caplog.records
+
+
+def _called(**headers: str) -> Call:
+    return Call(**{"request_id": "r", "traceparent": f"00-{TRACE}-{PARENT}-01", **headers})
+
+
 def test_errors_have_a_status_and_a_type_of_few_values(telemetry: Telemetry) -> None:
     error = SafetyBlockedError("Refused: canary-9f3", reason="IMAGE_SAFETY")
     made = record(error=error, status_code=400)

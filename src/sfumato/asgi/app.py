@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,11 +18,12 @@ from starlette.types import Receive, Scope, Send
 from sfumato.asgi.answers import read_call, send_error, send_json
 from sfumato.asgi.auth import Authorize, admit, choose_authorize
 from sfumato.asgi.middleware import GeminiImageMiddleware
-from sfumato.errors import ImageError, ModelNotFoundError
+from sfumato.errors import ImageError
 from sfumato.images.models import FAMILIES
-from sfumato.images.variants import Variant, list_variants, parse_variant
+from sfumato.images.variants import Variant, list_variants, require_variant
 from sfumato.runtime import Runtime
 from sfumato.settings import Settings
+from sfumato.telemetry import flush
 
 # Release of the model, 2026-05-28; OpenAI's model objects need a number here.
 _CREATED = 1779926400
@@ -56,6 +58,8 @@ def create_app(
         yield
         if runtime is None:
             await served.aclose()
+            if not served.draining:
+                await to_thread.run_sync(flush)
 
     app = Starlette(
         routes=[
@@ -104,10 +108,7 @@ def _all() -> dict[str, Any]:
 
 
 def _one(name: str) -> dict[str, Any]:
-    variant = parse_variant(name)
-    if variant is None:
-        raise ModelNotFoundError("This model is not served here. GET /v1/models lists those that are.", param="model")
-    return _model(variant)
+    return _model(require_variant(name))
 
 
 def _model(variant: Variant) -> dict[str, Any]:

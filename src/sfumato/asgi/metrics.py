@@ -25,6 +25,7 @@ _ONE_OF_SEVERAL = (
     "OTEL_EXPORTER_OTLP_ENDPOINT. If it is the only one, set WEB_CONCURRENCY=1."
 )
 _DISABLED = "OTEL_SDK_DISABLED=true switches all metrics off, these too. Unset it."
+_NOT_UNDERSTOOD = "OpenTelemetry does not understand one of the OTEL_ variables. The log of the start says which."
 
 
 class MetricsRoute:
@@ -34,7 +35,7 @@ class MetricsRoute:
         runtime: Gives the admin key, and counts.
         workers: How many processes serve; by default told by `WEB_CONCURRENCY`, else guessed: a process that
             multiprocessing started is one of several, as uvicorn's workers are, and so is one of gunicorn's.
-        find_exposition: Gives what is shown, None where the extra is missing.
+        find_exposition: Gives what is shown, None where the extra is missing; raises where a variable is wrong.
     """
 
     def __init__(
@@ -57,12 +58,22 @@ class MetricsRoute:
         await self._door.respond(self._answer, scope, receive, send)
 
     async def _answer(self, request: Request) -> Answer | Response:
-        exposition = self._find_exposition()
-        if self._workers > 1 or exposition is None or is_disabled():
-            message = _ONE_OF_SEVERAL if self._workers > 1 else _DISABLED if is_disabled() else _NO_EXTRA
-            return 501, {"error": {**_NOT_AVAILABLE, "message": message}}
-        body, content_type = await to_thread.run_sync(exposition.render, request.headers.get("accept", ""))
+        found = self._find()
+        if isinstance(found, str):
+            return 501, {"error": {**_NOT_AVAILABLE, "message": found}}
+        body, content_type = await to_thread.run_sync(found.render, request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type, "cache-control": "no-store"})
+
+    def _find(self) -> Exposition | str:
+        """Return what is to be shown, else why nothing is."""
+        if self._workers > 1:
+            return _ONE_OF_SEVERAL
+        if is_disabled():
+            return _DISABLED
+        try:
+            return self._find_exposition() or _NO_EXTRA
+        except Exception:  # noqa: BLE001  # whoever created the observer has logged it
+            return _NOT_UNDERSTOOD
 
 
 def count_workers() -> int:

@@ -17,7 +17,7 @@ from sfumato.litellm.custom_llm import GeminiImageLLM
 from sfumato.litellm.errors import PROVIDER
 from sfumato.litellm.hooks import register
 from sfumato.runtime import Runtime
-from sfumato.telemetry import shutdown
+from sfumato.telemetry import flush
 
 _log = logging.getLogger("sfumato")
 
@@ -56,11 +56,10 @@ async def finish(runtime: Runtime) -> None:
     For a process that another's server ends: uvicorn raises the signal again when the app has closed, and then nothing
     runs that was registered for the exit.
     """
-    runtime.begin_drain()
     try:
         await runtime.aclose()
     finally:
-        await asyncio.to_thread(shutdown)
+        await asyncio.to_thread(flush)
 
 
 def _shared() -> GeminiImageLLM:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.telemetry.sdk import configure, shutdown
+    from sfumato.telemetry.sdk import configure, flush, shutdown
 
-__all__ = ["configure", "shutdown"]
+__all__ = ["configure", "flush", "shutdown"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
 from sfumato.telemetry import names
-from sfumato.telemetry.light import LightSpan, LightTracer
+from sfumato.telemetry.light_span import LightSpan, SpanOrigin
 
 # Their values differ from request to request: nothing to keep.
 _UNIQUE: Final = frozenset({names.REQUEST_ID, names.RESPONSE_ID})
@@ -30,16 +30,16 @@ _pack_times = struct.Struct("<BQBQ").pack
 
 def encode(spans: Sequence[ReadableSpan | LightSpan]) -> bytes:
     """Return *spans* as the bytes of an ``ExportTraceServiceRequest``."""
-    plain: dict[LightTracer, list[bytes]] = {}
-    examples: dict[LightTracer, LightSpan] = {}
+    plain: dict[SpanOrigin, list[bytes]] = {}
+    examples: dict[SpanOrigin, LightSpan] = {}
     others: list[ReadableSpan] = []
     for span in spans:
         if isinstance(span, LightSpan) and (encoded := _plain(span)) is not None:
-            plain.setdefault(span.tracer, []).append(encoded)
-            examples[span.tracer] = span
+            plain.setdefault(span.origin, []).append(encoded)
+            examples[span.origin] = span
         else:
             others.append(cast("ReadableSpan", span))
-    parts = [_envelope(examples[tracer], encoded_spans) for tracer, encoded_spans in plain.items()]
+    parts = [_envelope(examples[origin], encoded_spans) for origin, encoded_spans in plain.items()]
     if others:
         # Messages one after another are one message: its lists are joined.
         parts.append(encode_spans(others).SerializePartialToString())

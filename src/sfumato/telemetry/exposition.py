@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Final
+import inspect
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
+    from prometheus_client import CollectorRegistry
 
 _EXPORTER: Final = "opentelemetry.exporter.prometheus"
 
@@ -24,7 +29,6 @@ class Exposition:
     """
 
     def __init__(self) -> None:
-        from opentelemetry.exporter.prometheus import PrometheusMetricReader  # noqa: PLC0415  # an extra
         from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415  # loaded where it is wanted
         from prometheus_client import CollectorRegistry  # noqa: PLC0415  # an extra
 
@@ -32,8 +36,7 @@ class Exposition:
 
         # Not prometheus_client's own registry: a host that serves that one would show our metrics twice.
         self._registry = CollectorRegistry()
-        reader = PrometheusMetricReader(registry=self._registry)
-        self.provider = MeterProvider([reader], create_resource(), shutdown_on_exit=False)
+        self.provider = MeterProvider([_reader(self._registry)], create_resource(), shutdown_on_exit=False)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics and their content type; it takes some milliseconds, so call it in a thread.
@@ -45,6 +48,21 @@ class Exposition:
 
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+
+def _reader(registry: CollectorRegistry) -> MetricReader:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader  # noqa: PLC0415  # an extra
+
+    if "registry" in inspect.signature(PrometheusMetricReader).parameters:
+        return PrometheusMetricReader(registry=registry)
+    # 0.54b1, which LiteLLM's extra proxy-runtime pins (1.106.2, seen 2026-11-22), knows prometheus_client's own only.
+    from prometheus_client import REGISTRY  # noqa: PLC0415  # an extra
+
+    reader = PrometheusMetricReader()
+    collector = reader._collector  # noqa: SLF001  # what it registered
+    REGISTRY.unregister(collector)
+    registry.register(collector)
+    return reader
 
 
 @functools.cache

@@ -7,7 +7,7 @@ address of a client's picture is the client's.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from opentelemetry import context, propagate
@@ -40,7 +40,9 @@ def instrument(
     inner = client._transport  # noqa: SLF001
     if isinstance(inner, _Attempted):
         return
-    traced = AsyncOpenTelemetryTransport(_Whole(inner), tracer_provider=tracer_provider, meter_provider=meter_provider)
+    # 0.54b1, which LiteLLM's extra proxy-runtime pins (2026-11-22), counts no calls and does not know the argument.
+    meters: dict[str, Any] = {} if meter_provider is None else {"meter_provider": meter_provider}
+    traced = AsyncOpenTelemetryTransport(_Whole(inner), tracer_provider=tracer_provider, **meters)
     always = tracer_provider is not None or meter_provider is not None
     client._transport = _Attempted(inner, traced, always=always)  # noqa: SLF001
 

@@ -31,7 +31,7 @@ _LOOKUPS: Mapping[str | None, Mapping[str, str]] = {
 }
 
 
-class Tally:
+class LazyCounter:
     """A counter that is read when somebody asks: adding to it costs a tenth of adding to one of the SDK's.
 
     Args:
@@ -98,14 +98,14 @@ class Metrics:
 
     def __init__(self, *meter_providers: MeterProvider | None) -> None:
         self.watch = Watch()
-        self._requests = Tally(names.REQUESTS)
-        self._active = Tally(names.ACTIVE)
-        self._errors = Tally(names.ERRORS)
-        self._retries = Tally(names.RETRY_COUNT)
-        self._images = Tally(names.IMAGE_COUNT)
-        self._cost = Tally(names.COST)
-        self._account_requests = Tally(names.ACCOUNT_REQUESTS)
-        self._savings = Tally(names.CACHE_SAVINGS)
+        self._requests = LazyCounter(names.REQUESTS)
+        self._active = LazyCounter(names.ACTIVE)
+        self._errors = LazyCounter(names.ERRORS)
+        self._retries = LazyCounter(names.RETRY_COUNT)
+        self._images = LazyCounter(names.IMAGE_COUNT)
+        self._cost = LazyCounter(names.COST)
+        self._account_requests = LazyCounter(names.ACCOUNT_REQUESTS)
+        self._savings = LazyCounter(names.CACHE_SAVINGS)
         self._backlog = Backlog(self._record)
         self._shown: list[tuple[MeterProvider | None, _Histograms]] = []
         for meter_provider in meter_providers:
@@ -122,7 +122,7 @@ class Metrics:
             "observable_up_down_counter": meter.create_observable_up_down_counter,
             "observable_gauge": meter.create_observable_gauge,
         }
-        tallies = [tally for tally in vars(self).values() if isinstance(tally, Tally)]
+        tallies = [tally for tally in vars(self).values() if isinstance(tally, LazyCounter)]
         for instrument, callback in (*((tally.instrument, tally.observe) for tally in tallies), *gauges(self.watch)):
             name, unit, description = instrument.name, instrument.unit, instrument.description
             # Observables are asked before histograms are read.

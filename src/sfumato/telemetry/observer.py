@@ -272,7 +272,7 @@ def followed(operation: Operation, record: OperationRecord, *, clock: Callable[[
         _note(record, error)
         raise
     except Exception:
-        _note(record, InternalError("Something failed here that should not."))
+        _note(record, InternalError())
         raise
     except BaseException:
         record.abandoned = True

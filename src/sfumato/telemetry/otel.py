@@ -11,8 +11,8 @@ from contextvars import Token
 from types import TracebackType
 
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, TracerProvider, get_tracer
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider, Span, TracerProvider, get_tracer
 
 from sfumato.errors import ImageError
 from sfumato.settings import Settings
@@ -30,6 +30,7 @@ from sfumato.telemetry.observer import (
     private_hash,
 )
 from sfumato.telemetry.spans import OperationSpan
+from sfumato.telemetry.variables import PROVIDERS, blamed
 from sfumato.telemetry.vitals import Vitals
 
 MAX_TENANTS = 20
@@ -78,13 +79,31 @@ class OtelObserver:
 
 
 def create_observer(settings: Settings) -> Observer:
-    """Create who sees requests by default: the request log, traces and metrics."""
-    exposed = settings.metrics_public or settings.admin_key is not None
-    otel = OtelObserver(
-        exposition=process_exposition() if exposed else None,
-        hash_salt=settings.hash_salt.get_secret_value() if settings.hash_salt else None,
-    )
+    """Create who sees requests by default: the request log, traces and metrics.
+
+    Where OpenTelemetry does not understand its variables, it is the log and our own page of metrics.
+    """
+    exposition = _exposition(settings)
+    salt = settings.hash_salt.get_secret_value() if settings.hash_salt else None
+    try:
+        otel = OtelObserver(exposition=exposition, hash_salt=salt)
+    except Exception as error:  # noqa: BLE001  # a misspelled OTEL_ variable must not end the process
+        why = blamed(error, *PROVIDERS)
+        _log.warning("OpenTelemetry cannot be used (%s). No traces and metrics are sent.", why)
+        tracers, meters = NoOpTracerProvider(), NoOpMeterProvider()
+        otel = OtelObserver(tracer_provider=tracers, meter_provider=meters, exposition=exposition, hash_salt=salt)
     return ObserverGroup([RequestLog(), otel])
+
+
+def _exposition(settings: Settings) -> Exposition | None:
+    if settings.admin_key is None and not settings.metrics_public:
+        return None
+    try:
+        return process_exposition()
+    except Exception as error:  # noqa: BLE001  # the same
+        why = blamed(error, "OTEL_METRICS_EXEMPLAR_FILTER")
+        _log.warning("OpenTelemetry's SDK cannot be used (%s). The route of the metrics answers 501.", why)
+        return None
 
 
 class TenantLabels:

@@ -15,20 +15,27 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from opentelemetry import metrics, trace
 
 from sfumato.telemetry.providers import metrics_are_taken, traces_are_taken
+from sfumato.telemetry.variables import PROVIDERS, blamed
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 SERVICE_NAME: Final = "sfumato"
 Signal = Literal["TRACES", "METRICS"]
+T = TypeVar("T")
 _EXPORTERS: Final = ("otlp", "console", "none")
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _SHUTDOWN_SECONDS: Final = 5.0
+# What OpenTelemetry (1.45) does not name in its exceptions.
+_SUSPECTS: Final[dict[Signal, tuple[str, ...]]] = {
+    "TRACES": ("OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"),
+    "METRICS": ("OTEL_METRICS_EXEMPLAR_FILTER", "OTEL_METRIC_EXPORT_INTERVAL"),
+}
 _log = logging.getLogger("sfumato")
 
 
@@ -68,17 +75,25 @@ def shutdown(timeout_seconds: float = _SHUTDOWN_SECONDS) -> None:
     """Send what is left and stop what `configure` installed; what nobody takes within the time is lost.
 
     Args:
-        timeout_seconds: How long to wait at most; it happens by itself when the process ends.
+        timeout_seconds: How long to wait at most. It happens by itself when the interpreter ends, but that it does not
+            do under uvicorn, which ends with the signal that it was sent.
     """
     with _process.lock:
         providers, _process.providers = _process.providers, []
-    # An exporter that waits for a collector cannot be interrupted, but be left behind.
-    threads = [threading.Thread(target=provider.shutdown, daemon=True) for provider in providers]
-    until = time.monotonic() + timeout_seconds
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
+    _in_time([provider.shutdown for provider in providers], timeout_seconds)
+
+
+def flush(timeout_seconds: float = _SHUTDOWN_SECONDS) -> None:
+    """Send what is left of what `configure` installed, which goes on; what nobody takes within the time is lost.
+
+    For the end of an app, after which its process may be killed or serve another.
+
+    Args:
+        timeout_seconds: How long to wait at most.
+    """
+    with _process.lock:
+        providers = list(_process.providers)
+    _in_time([provider.force_flush for provider in providers], timeout_seconds)
 
 
 def is_disabled() -> bool:
@@ -91,6 +106,10 @@ def create_resource() -> Resource:
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # the SDK is loaded where it is wanted
 
     resource = Resource.create()
+    if os.environ.keys() & {"OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"}:
+        # Bytes that are no UTF-8 arrive as surrogates, which no exporter can write.
+        told = {_readable(name): _readable(value) for name, value in resource.attributes.items()}
+        resource = Resource(told, resource.schema_url)
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(
             Resource({"service.name": SERVICE_NAME, "service.version": importlib.metadata.version("sfumato")})
@@ -101,20 +120,34 @@ def create_resource() -> Resource:
     return resource
 
 
+def _readable(value: T) -> T:
+    return cast("T", value.encode(errors="replace").decode()) if isinstance(value, str) else value
+
+
+def _in_time(endings: list[Callable[[], Any]], timeout_seconds: float) -> None:
+    # An exporter that waits for a collector cannot be interrupted, but be left behind.
+    threads = [threading.Thread(target=ending, daemon=True) for ending in endings]
+    until = time.monotonic() + timeout_seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+
+
 def _wire(signal: Signal, install: Callable[[list[Any]], Any], is_taken: Callable[[], bool]) -> None:
     asked = _asked(signal)
     if not asked:
         return
-    if is_taken():
-        _log.info("OpenTelemetry %s: somebody else installed a provider; it is left alone.", signal.lower())
-        return
     try:
+        if is_taken():
+            _log.info("OpenTelemetry %s: somebody else installed a provider; it is left alone.", signal.lower())
+            return
         exporters = [exporter for name in asked if (exporter := _exporter(signal, name)) is not None]
         if exporters:
             _process.providers.append(install(exporters))
     except Exception as error:  # noqa: BLE001  # a misspelled OTEL_ variable must not fail requests
-        kind = type(error).__name__
-        _log.warning("The OTEL_ variables are not understood (%s). No %s are sent.", kind, signal.lower())
+        why = blamed(error, *PROVIDERS, *_SUSPECTS[signal])
+        _log.warning("The OTEL_ variables are not understood (%s). No %s are sent.", why, signal.lower())
 
 
 def _asked(signal: Signal) -> list[str]:

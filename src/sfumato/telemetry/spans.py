@@ -6,6 +6,7 @@ relies on what is current, except where a request begins: each span's context is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -32,6 +33,13 @@ _HTTPS_PORT = 443
 # Contexts are never changed, only copied.
 _NOTHING: Final = Context()
 _PROPAGATOR = TraceContextTextMapPropagator()
+# What W3C's Trace Context has everybody hand on (level 1, 3.3.1.1 and 3.3.1.5).
+_HEADER_CHARACTERS: Final = 512
+_STATE_MEMBERS: Final = 32
+_STATE_MEMBER: Final = re.compile(
+    r"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
+    r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
 
 
 class OperationSpan:
@@ -141,10 +149,21 @@ def parent_context(call: Call) -> Context:
     ambient = trace.get_current_span()
     if ambient.get_span_context().is_valid:
         return trace.set_span_in_context(ambient, _NOTHING)
-    if not call.traceparent:
+    if not call.traceparent or len(call.traceparent) > _HEADER_CHARACTERS:
         return _NOTHING
-    headers = {"traceparent": call.traceparent, "tracestate": call.tracestate or ""}
-    return _PROPAGATOR.extract({name: value for name, value in headers.items() if value}, _NOTHING)
+    headers = {"traceparent": call.traceparent}
+    if state := _valid_state(call.tracestate or ""):
+        headers["tracestate"] = state
+    return _PROPAGATOR.extract(headers, _NOTHING)
+
+
+def _valid_state(text: str) -> str:
+    """Return a ``tracestate`` that is W3C's, else nothing: OpenTelemetry would log what else a client sends."""
+    if len(text) > _HEADER_CHARACTERS:
+        return ""
+    members = [bare for member in text.split(",") if (bare := member.strip(" \t"))]
+    is_valid = len(members) <= _STATE_MEMBERS and all(map(_STATE_MEMBER.fullmatch, members))
+    return ",".join(members) if is_valid else ""
 
 
 def _name(model: str | None) -> str:
@@ -217,4 +236,6 @@ def _fail(span: Span, code: str) -> None:
 
 def _split(server: str) -> tuple[str, int]:
     host, separator, port = server.rpartition(":")
-    return (host, int(port)) if separator and port.isdigit() else (server, _HTTPS_PORT)
+    host, number = (host, int(port)) if separator and port.isdigit() else (server, _HTTPS_PORT)
+    # An IPv6 address stands in brackets in front of a port only.
+    return host.removeprefix("[").removesuffix("]"), number
