@@ -67,7 +67,7 @@ class Emulator:
     def __init__(self, url: str) -> None:
         self.url = url
         # Polled often: a client of its own each time costs more than the request.
-        self._client = httpx.Client(base_url=url, limits=httpx.Limits(max_keepalive_connections=0))
+        self._client = httpx.Client(base_url=url, timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 
     def calls(self) -> list[dict[str, Any]]:
         """Return the generateContent calls since the last `clear`."""

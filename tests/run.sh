@@ -145,10 +145,10 @@ nothing_runs() {
   local patience pids
   [[ -d /proc/self ]] || return 0
   # Whoever was told to end may need a moment for it.
-  for patience in 1 2 3 4 5 6; do
+  for patience in 0.1 0.2 0.4 0.8 1.5 3 6 12; do
     pids="$(left_behind)"
     [[ -z "$pids" ]] && return 0
-    sleep "0.$patience"
+    sleep "$patience"
   done
   echo "These processes were left behind:"
   for pid in $pids; do

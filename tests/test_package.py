@@ -14,7 +14,7 @@ HEAVY = ("PIL", "aiohttp", "google", "httpx", "litellm", "msgspec", "opentelemet
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     return done.stdout
 
 

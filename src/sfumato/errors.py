@@ -52,6 +52,7 @@ class ImageError(Exception):
 
     Attributes:
         attempts: How many upstream attempts this error ends, set by the engine.
+        short_of_time: A request with more time would have gone on trying, set by the engine.
         upstream_delay: The *retry_after* that was given, None where the row's default stands in.
     """
 
@@ -86,6 +87,7 @@ class ImageError(Exception):
         self.openai_code = openai_code or self.default_openai_code
         self.ratings = ratings
         self.attempts = 1
+        self.short_of_time = False
 
     @property
     def worth_repeating(self) -> bool:
@@ -303,6 +305,11 @@ class InternalError(SystemFaultError):
     code = "IMG_INTERNAL"
     default_openai_code = "internal"
     resolution = "Report the request id to the operator."
+
+    def __init__(
+        self, message: str = "Something failed here that should not. Tell the operator.", **details: Any
+    ) -> None:
+        super().__init__(message, **details)
 
 
 def leaves() -> tuple[type[ImageError], ...]:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from sfumato.cache.factory import cache_directory, create_redis, create_store, shares_cache
+from sfumato.cache.factory import cache_directory, check_redis, create_redis, create_store, shares_cache
 from sfumato.cache.image_cache import ImageCache
 from sfumato.engine.attempts import Attempts
 from sfumato.engine.bulkhead import Bulkhead
 from sfumato.engine.client import ImageClient
 from sfumato.engine.coordination import Leases, LocalLeases
-from sfumato.engine.file_notes import FileNotes
 from sfumato.engine.flights import Flights
 from sfumato.engine.idempotency import Idempotency
 from sfumato.engine.intake import Intake
@@ -36,6 +35,7 @@ from sfumato.pictures.inspect import ImageLimits
 from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
 from sfumato.telemetry import configure
 from sfumato.telemetry.observer import NullObserver, NullOperation, Observer, ObserverGroup, Operation, OperationRecord
+from sfumato.telemetry.variables import PROVIDERS, blamed, warn_once
 from sfumato.upstream.account_file import build_accounts
 from sfumato.upstream.accounts import Account, AccountPool
 from sfumato.upstream.cooling import CoolingBoard
@@ -81,17 +81,11 @@ class Runtime:
 
             observer = create_observer(self.settings)
         self._observer = ObserverGroup([_Wiring(), observer]) if export else observer
-        self.accounts = build_accounts(self.settings)
+        self.accounts, self._own_prices = check_settings(self.settings)
         self._trial_seconds = trial_seconds
-        self._own_prices = _load_prices(self.settings.prices_file)
         self._spool = Spool(self.settings.spool_dir, after_bytes=int(self.settings.spool_after_mb * MEGABYTE))
         self._stop_at: float | None = None
         self._clients: dict[asyncio.AbstractEventLoop, ImageClient] = {}
-        _refuse_unavailable(self.settings)
-        # A cache that cannot be built is known at the start and not at the first request; nothing is connected to.
-        create_store(self.settings)
-        for name, closest in unknown_variables():
-            _log.warning("The variable %s means nothing to sfumato. Did you mean %s?", name, closest)
 
     @property
     def client(self) -> ImageClient:
@@ -134,6 +128,7 @@ class Runtime:
         redis = create_redis(settings)
         store = create_store(settings, redis)
         board = _create_board(redis)
+        leases, notes = create_coordination(settings, redis)
         http = create_http_client(connect_timeout_seconds=settings.connect_timeout_seconds)
         work, stores = Supervisor(), Supervisor()
         client = ImageClient(
@@ -145,7 +140,7 @@ class Runtime:
             ),
             slots=Slots(
                 cache=ImageCache(store, ttl_seconds=settings.cache_ttl, scope=settings.cache_scope),
-                flights=Flights(create_leases(settings, redis), supervisor=stores, clock=time.monotonic),
+                flights=Flights(leases, supervisor=stores, clock=time.monotonic),
                 studio=Studio(
                     bulkhead=Bulkhead(
                         max_concurrency=settings.max_concurrency, queue_size=settings.queue_size, clock=time.monotonic
@@ -163,7 +158,7 @@ class Runtime:
                 wall_clock=time.time,
             ),
             idempotency=Idempotency(
-                create_notes(settings, redis),
+                notes,
                 fallback=LocalNotes(clock=time.monotonic),
                 ttl_seconds=settings.idempotency_ttl_seconds,
                 clock=time.time,
@@ -172,15 +167,24 @@ class Runtime:
             timeout_seconds=settings.timeout_seconds,
             hash_salt=_salt(settings),
             clock=time.monotonic,
-            on_close=(http.aclose, *([board.aclose] if board else []), *([redis.aclose] if redis else [])),
+            on_close=(
+                http.aclose,
+                notes.aclose,
+                *([board.aclose] if board else []),
+                *([redis.aclose] if redis else []),
+            ),
         )
         self._observe(client, http)
         return client
 
     def _observe(self, client: ImageClient, http: httpx.AsyncClient) -> None:
-        from sfumato.telemetry.instrumentation import instrument  # noqa: PLC0415  # it loads OpenTelemetry
+        try:
+            from sfumato.telemetry.instrumentation import instrument  # noqa: PLC0415  # it loads OpenTelemetry
 
-        instrument(http)
+            instrument(http)
+        except Exception as error:  # noqa: BLE001  # OpenTelemetry raises for a wrong variable, for some at import
+            why = blamed(error, "OTEL_PROPAGATORS", *PROVIDERS)
+            warn_once(f"OpenTelemetry cannot be used for calls ({why}). They have no spans, and Google no trace.")
         self._observer.watch(client)
 
     @property
@@ -215,22 +219,46 @@ class _Wiring(NullObserver):
         return NullOperation()
 
 
-def create_leases(settings: Settings, redis: RedisConnection | None) -> Leases:
-    """Create what coordinates the processes that share the configured cache.
+def check_settings(settings: Settings) -> tuple[tuple[Account, ...], Mapping[str, Prices]]:
+    """Return the accounts and own prices of a process with these settings, once all that it needs was found in order.
+
+    What is wrong is so known at the start and not at the first request. Nothing is connected to. What is only odd goes
+    to the log.
+
+    Raises:
+        ConfigurationError: No process can start with them.
+    """
+    if settings.url_mode == "link":
+        # Without its effect it would mislead whoever set it.
+        raise ConfigurationError(f"{variable_names('url_mode')[0]}=link is not available in this version.")
+    accounts, own_prices = build_accounts(settings), _load_prices(settings.prices_file)
+    create_store(settings)
+    if check_redis(settings) is None and settings.redis_url is not None:
+        _log.warning("REDIS_URL is set, but the extra 'redis' is not installed: accounts are not shared.")
+    for name, closest in unknown_variables():
+        _log.warning("The variable %s means nothing to sfumato. Did you mean %s?", name, closest)
+    return accounts, own_prices
+
+
+def create_coordination(settings: Settings, redis: RedisConnection | None) -> tuple[Leases, Notes]:
+    """Create what processes that share the configured cache coordinate by: who calls upstream, and who used which key.
 
     Args:
         settings: The configuration.
-        redis: The connection over which processes coordinate, whose circuit the leases then share.
+        redis: The connection over which processes coordinate, whose circuit both then share.
     """
     if redis is not None and shares_cache(settings):
         from sfumato.engine.redis_leases import RedisLeases  # noqa: PLC0415  # an extra, loaded when it is asked for
+        from sfumato.engine.redis_notes import RedisNotes  # noqa: PLC0415
 
-        return RedisLeases(redis)
+        return RedisLeases(redis), RedisNotes(redis)
     if settings.cache_enabled and settings.cache_backend == "filesystem":
-        from sfumato.engine.file_leases import FileLeases  # noqa: PLC0415  # it needs fcntl, which Windows lacks
+        from sfumato.engine.file_leases import FileLeases  # noqa: PLC0415  # they need fcntl, which Windows lacks
+        from sfumato.engine.file_notes import FileNotes  # noqa: PLC0415
 
-        return FileLeases(cache_directory(settings) / "leases", clock=time.monotonic)
-    return LocalLeases()
+        directory = cache_directory(settings)
+        return FileLeases(directory / "leases", clock=time.monotonic), FileNotes(directory / "notes")
+    return LocalLeases(), LocalNotes(clock=time.monotonic)
 
 
 def _load_prices(path: Path | None) -> Mapping[str, Prices]:
@@ -239,6 +267,8 @@ def _load_prices(path: Path | None) -> Mapping[str, Prices]:
     name = variable_names("prices_file")[0]
     try:
         return parse_prices(path.read_text(encoding="utf-8"))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error.message}") from None
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"{name}: the file cannot be read ({type(error).__name__}).") from None
 
@@ -253,25 +283,3 @@ def _create_board(redis: RedisConnection | None) -> RedisCoolingBoard | None:
     from sfumato.engine.redis_cooling import RedisCoolingBoard  # noqa: PLC0415  # an extra, loaded when it is asked for
 
     return RedisCoolingBoard(redis)
-
-
-def create_notes(settings: Settings, redis: RedisConnection | None) -> Notes:
-    """Create what lets processes that share the configured cache know each other's ``Idempotency-Key``."""
-    if redis is not None and shares_cache(settings):
-        from sfumato.engine.redis_notes import RedisNotes  # noqa: PLC0415  # an extra, loaded when it is asked for
-
-        return RedisNotes(redis)
-    if settings.cache_enabled and settings.cache_backend == "filesystem":
-        return FileNotes(cache_directory(settings) / "notes")
-    return LocalNotes(clock=time.monotonic)
-
-
-def _refuse_unavailable(settings: Settings) -> None:
-    """Refuse what this version does not do: a setting without its effect would mislead whoever set it."""
-    asked = {
-        "url_mode": settings.url_mode == "link",
-    }
-    for field, unavailable in asked.items():
-        if unavailable:
-            value = getattr(settings, field)
-            raise ConfigurationError(f"{variable_names(field)[0]}={value} is not available in this version.")

@@ -1,4 +1,4 @@
-"""Every variable, alias, default and unit, in one place. Only this module reads the environment."""
+"""Every variable, alias, default and unit, in one place. Only this module reads them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         "GEMINI_IMAGE_ALLOW_ANONYMOUS", default=False, doc="Let `serve --no-auth` listen beyond loopback."
     )
     default_size: TierSetting | None = _var(
-        "GEMINI_IMAGE_DEFAULT_SIZE", default=None, doc="Tier when a request names none: `1K`, `2K`, `4K`."
+        "GEMINI_IMAGE_DEFAULT_SIZE", default=None, doc="Tier when a request names none: `512`, `1K`, `2K`, `4K`."
     )
     prompt_enhancement: bool = _var(
         "GEMINI_IMAGE_PROMPT_ENHANCEMENT", default=True, doc="Append our phrases for `hd`, `vivid`, `natural`."

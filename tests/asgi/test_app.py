@@ -139,6 +139,13 @@ async def test_a_request_id_that_cannot_be_one_is_replaced(http: httpx.AsyncClie
     assert error_of(answer)["image_error"]["request_id"] == answer.headers["x-request-id"]
 
 
+async def test_two_idempotency_keys_are_refused(http: httpx.AsyncClient, emulator: Emulator) -> None:
+    headers = [("Idempotency-Key", "one"), ("idempotency-key", "two")]
+    answer = await http.post(GENERATIONS, json={"prompt": "x"}, headers=headers)
+    assert (answer.status_code, error_of(answer)["param"]) == (400, "Idempotency-Key")
+    assert not emulator.calls()
+
+
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [

@@ -135,6 +135,19 @@ async def test_the_extra_is_named_where_it_is_missing(emulator: Emulator) -> Non
     assert "sfumato[prometheus]" in answer.json()["error"]["message"]
 
 
+async def test_a_wrong_variable_is_no_fault_of_the_route(emulator: Emulator) -> None:
+    def find() -> None:
+        raise ValueError("Unknown exemplar filter 'canary'.")
+
+    runtime = Runtime(settings(emulator, metrics_public=True))
+    route = MetricsRoute(runtime, workers=1, find_exposition=find)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(route.respond), base_url="http://app") as http:
+        answer = await http.get(PATH)
+    assert answer.status_code == 501
+    assert "OTEL_" in answer.json()["error"]["message"]
+    assert "canary" not in answer.text
+
+
 async def test_a_disabled_sdk_is_named(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     async with calling(create_app(settings(emulator, metrics_public=True))) as http:

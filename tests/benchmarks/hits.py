@@ -35,7 +35,7 @@ from rich.console import Console
 from tests.benchmarks.hits_servers import DIRECTORY_VARIABLE
 from tests.benchmarks.measuring import median_ratio
 from tests.benchmarks.stalls import ROUTE, measure_stalls
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 _READER_BYTES_PER_SECOND = 10_000
 _READER_PAUSE_SECONDS = 0.01

@@ -14,7 +14,7 @@ import uvicorn
 from sfumato.asgi.app import create_app
 from sfumato.settings import Settings
 from tests.benchmarks.measuring import Work, percentile, stalled
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 ROUTE = "/v1/images/generations"
 

@@ -469,7 +469,7 @@ def test_an_interrupted_warming_says_what_was_done(upstream: Emulator, orders: O
         while len(upstream.calls()) < 2:
             assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
 
     assert process.returncode == 130
     assert (summary(out)["made"], summary(out)["not_tried"]) == ("1", "1")

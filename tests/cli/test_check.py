@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from sfumato.settings import Settings, variable_names
 from tests.cli.conftest import Command
 from tests.conftest import Emulator
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +174,74 @@ def test_what_a_process_would_refuse_is_a_problem(sfumato: Command, monkeypatch:
 
     assert ended.status == 1
     assert "GEMINI_IMAGE_ACCOUNTS_FILE" in ended.out.split("PROBLEM")[1]
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_redis_beside_the_cache_is_asked(
+    sfumato: Command, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+
+    ended = sfumato("check")
+
+    assert ended.status == 0, ended.out
+    assert "ok       the Redis of REDIS_URL answers" in ended.out
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("backend", ["filesystem", "memory", "noop"])
+def test_a_redis_that_does_not_answer_is_a_problem(
+    sfumato: Command, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setenv("GEMINI_IMAGE_CACHE_BACKEND", backend)
+    monkeypatch.setenv("REDIS_URL", "redis://:hidden@127.0.0.1:1")
+
+    ended = sfumato("check")
+
+    assert ended.status == 1
+    assert "the Redis of REDIS_URL cannot be used: Redis does not answer" in ended.out
+    assert "hidden" not in ended.out
+    offline = sfumato("check", "--offline")
+    assert offline.status == 0, offline.out
+    assert "skipped  the Redis of REDIS_URL" in offline.out
+
+
+@pytest.mark.usefixtures("configured")
+def test_the_redis_of_the_cache_is_asked_once(
+    sfumato: Command, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer
+) -> None:
+    monkeypatch.setenv("GEMINI_IMAGE_CACHE_BACKEND", "redis")
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+
+    ended = sfumato("check")
+
+    assert ended.status == 0, ended.out
+    assert "the cache (redis) keeps and returns values" in ended.out
+    assert "the Redis of" not in ended.out
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_redis_without_its_library_is_skipped(sfumato: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    # Loaded before it knows the library.
+    monkeypatch.delitem(sys.modules, "sfumato.cache.redis", raising=False)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+
+    ended = sfumato("check")
+
+    assert ended.status == 0, ended.out
+    assert "skipped  the Redis of REDIS_URL, because the extra 'redis' is not installed" in ended.out
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("arguments", [(), ("--offline",)])
+def test_a_url_that_is_none_of_redis_is_a_problem(
+    sfumato: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "foo://hidden")
+
+    ended = sfumato("check", *arguments)
+
+    assert ended.status == 1
+    assert "PROBLEM  REDIS_URL: The URL of Redis is invalid" in ended.out
+    assert "hidden" not in ended.out

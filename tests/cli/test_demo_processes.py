@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from sfumato.cli.demo_processes import environment, free_port, service
 from sfumato.errors import ConfigurationError
+from tests.cli.conftest import processes_with
 
 # A server whose child outlives every signal but the last.
 STUBBORN = """
@@ -37,7 +42,7 @@ def test_a_service_runs_for_its_block_and_its_children_end_with_it(tmp_path: Pat
     command = [sys.executable, "-c", STUBBORN, str(port), str(pid_file)]
 
     def interrupted() -> None:
-        with service("It", command, ready_url=url, env=os.environ, log=tmp_path / "log", timeout_seconds=30):
+        with service("It", command, ready_url=url, env=os.environ, log=tmp_path / "log", timeout_seconds=120):
             assert httpx.get(url).status_code == 200
             assert alive(int(pid_file.read_text()))
             raise KeyboardInterrupt
@@ -46,7 +51,7 @@ def test_a_service_runs_for_its_block_and_its_children_end_with_it(tmp_path: Pat
         interrupted()
 
     child = int(pid_file.read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(child)
@@ -54,12 +59,43 @@ def test_a_service_runs_for_its_block_and_its_children_end_with_it(tmp_path: Pat
         httpx.get(url)
 
 
+class EndingLog(type(Path())):  # type: ignore[misc]  # the system's own kind of path
+    """A log at whose closing, when the process has just begun, the demo is told to end."""
+
+    @contextlib.contextmanager
+    def open(self, *arguments: Any) -> Iterator[Any]:
+        with super().open(*arguments) as file:
+            yield file
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_told_to_end_while_a_service_is_being_started_it_ends_it(tmp_path: Path) -> None:
+    marker = str(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        service(
+            "It",
+            ["sleep", "600"],
+            ready_url="http://127.0.0.1:1/",
+            env={**os.environ, "SFUMATO_DEMO_MARKER": marker},
+            log=EndingLog(tmp_path / "log"),
+            timeout_seconds=120,
+        ),
+    ):
+        pytest.fail("it never answered")
+
+    assert not processes_with(marker)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_service_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no module named such')"]
 
     with (
         pytest.raises(ConfigurationError, match=r"It ended with 1\.(.|\n)*no module named such"),
-        service("It", command, ready_url="http://127.0.0.1:1/", env={}, log=tmp_path / "log", timeout_seconds=30),
+        service("It", command, ready_url="http://127.0.0.1:1/", env={}, log=tmp_path / "log", timeout_seconds=120),
     ):
         pytest.fail("it never ran")
 

@@ -26,7 +26,7 @@ def test_it_serves_with_the_switches_given(tmp_path: Path) -> None:
         parts = answer.json()["candidates"][0]["content"]["parts"]
         assert parts[-1]["inlineData"]["mimeType"] == "image/png"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_the_switches_are_listed(sfumato: Command) -> None:

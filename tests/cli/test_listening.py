@@ -82,7 +82,7 @@ def test_nothing_that_hangs_outlives_the_grace_period(path: str, workers: int, t
         with contextlib.suppress(httpx.ReadTimeout):
             httpx.get(f"{url}{path}", timeout=0.5 if path == "/block" else 60)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_a_worker_that_cannot_start_ends_all_with_a_reason(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_signal_before_it_has_started_ends_it_with_zero(tmp_path: Path) -> Non
     with running(tmp_path, workers=2) as (_, process):
         # Its line is out, and the workers are still loading.
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's filter is Linux's")

@@ -10,6 +10,7 @@ import pytest
 
 from sfumato.asgi.app import create_app
 from sfumato.asgi.auth import choose_authorize
+from sfumato.cli.demo_job import build_steps, estimate_usd
 from sfumato.emulator import SWITCHES
 from sfumato.errors import ConfigurationError, ImageError, UserError, leaves
 from sfumato.images.models import FAMILIES
@@ -319,3 +320,10 @@ def test_the_licence_is_apache() -> None:
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_demo_s_prices_are_those_it_computes() -> None:
+    costs = [estimate_usd(build_steps(quick=quick, emulated=False)) for quick in (True, False)]
+    for text in (README, doc("testing"), (ROOT / "src" / "sfumato" / "cli" / "demo.py").read_text()):
+        told = sorted({float(price) for price in re.findall(r"about USD ([0-9.]+[0-9])", text)})
+        assert [price - cost for price, cost in zip(told, costs, strict=True)] == pytest.approx([0.025] * 2, abs=0.025)

@@ -95,7 +95,7 @@ def test_commands_and_their_options_exist() -> None:
         known = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"(?<!\S)--[a-z-]+", match["rest"])) <= known, match[0]
         seen.add(first)
-    assert seen == {"cache", "check", "emulator", "serve"}
+    assert seen == {"cache", "check", "emulator", "proxy", "serve"}
 
 
 def test_queries_read_fields_of_the_log() -> None:

@@ -186,7 +186,7 @@ def test_example_tests_pass(block: Block, tmp_path: Path) -> None:
     file = tmp_path / "test_example.py"
     file.write_text(block.text)
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", file.name]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -118,6 +118,19 @@ async def test_a_refused_key_is_used_once_and_told_once(caplog: pytest.LogCaptur
     assert "key-of-wrong" not in told[0]
 
 
+async def test_a_gateway_that_dislikes_a_prompt_costs_one_call_and_no_account(caplog: pytest.LogCaptureFixture) -> None:
+    async with accounts({"a": "", "b": ""}) as (client, emulator):
+        refused = await ask(client, "A lamp [[emulator:html:403]]")
+        answers = [(await ask(client, f"Lamp {number}")).status_code for number in range(4)]
+        calls = await statuses(emulator)
+
+    assert refused.status_code == 502
+    assert refused.json()["error"]["image_error"]["reason"] == "refused_by_gateway"
+    assert refused.headers["x-should-retry"] == "false"
+    assert (answers, calls) == ([200] * 4, {403: 1, 200: 4})
+    assert "parked" not in caplog.text
+
+
 @pytest.mark.parametrize("fault", ["404", "location"])
 async def test_an_account_without_the_model_costs_a_call_and_no_request(fault: str) -> None:
     """It answers sooner than the others make pictures: it must not look like the least busy one."""
@@ -174,7 +187,7 @@ async def test_equal_accounts_carry_about_the_same() -> None:
 
 async def test_an_overfull_house_says_so_at_once_and_calls_no_more_than_it_may() -> None:
     async with accounts({"only": ""}, max_concurrency=2, queue_size=3) as (client, emulator):
-        asked = (ask(client, f"Lamp {number} [[emulator:latency:0.3]]") for number in range(10))
+        asked = (ask(client, f"Lamp {number} [[emulator:latency:1]]") for number in range(10))
         answers = await asyncio.gather(*asked)
         calls = await asyncio.to_thread(emulator.calls)
 

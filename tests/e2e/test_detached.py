@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import Emulator
+from tests.support.gate import gated_emulator
 from tests.support.redis_server import running_redis
 
 pytestmark = pytest.mark.anyio
@@ -65,30 +66,31 @@ async def call_and_wait(url: str, prompt: str) -> asyncio.StreamWriter:
     return writer
 
 
-async def test_fifty_clients_leave_and_come_again(emulator: Emulator, tmp_path: Path) -> None:
+async def test_fifty_clients_leave_and_come_again(tmp_path: Path) -> None:
     prompts = [f"picture {number} [[emulator:latency:2]]" for number in range(CLIENTS)]
-    with serving(emulator, tmp_path) as (url,):
+    with gated_emulator() as (emulator, gate), serving(emulator, tmp_path) as (url,):
         writers = [await call_and_wait(url, prompt) for prompt in prompts]
-        while await asyncio.to_thread(running_calls, emulator) < CLIENTS:
-            pass
+        while await asyncio.to_thread(running_calls, emulator) < CLIENTS:  # noqa: ASYNC110  # the server is elsewhere
+            await asyncio.sleep(0.02)
         for writer in writers:
             writer.transport.abort()
+        gate.open()
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-            while (await client.get("/gemini-image/cache", headers=ADMIN)).json()["stats"]["entries"] < CLIENTS:
-                pass
+            while (await client.get("/gemini-image/cache", headers=ADMIN)).json()["stats"]["entries"] < CLIENTS:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             answers = [await client.post("/v1/images/generations", json={"prompt": prompt}) for prompt in prompts]
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.headers["x-gemini-image-cache"] for answer in answers} == {"hit"}
-    assert len(emulator.calls()) == CLIENTS
-    assert {call["status"] for call in emulator.calls()} == {200}
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.headers["x-gemini-image-cache"] for answer in answers} == {"hit"}
+        calls = await asyncio.to_thread(emulator.calls)
+        assert [call["status"] for call in calls] == [200] * CLIENTS
 
 
 @pytest.mark.parametrize("backend", ["filesystem", "redis"])
-async def test_a_key_finds_its_picture_at_another_server(emulator: Emulator, tmp_path: Path, backend: str) -> None:
+async def test_a_key_finds_its_picture_at_another_server(tmp_path: Path, backend: str) -> None:
     """A fresh picture is wanted, so only the key tells that it is the same request: running, and finished."""
     body = {"prompt": "fresh [[emulator:latency:1]]", "cache": {"no-cache": True}}
     headers = {"Idempotency-Key": "a-key-of-the-client"}
-    with ExitStack() as stack:
+    with gated_emulator() as (emulator, gate), ExitStack() as stack:
         variables = {}
         if backend == "redis":
             server = stack.enter_context(running_redis())
@@ -100,10 +102,14 @@ async def test_a_key_finds_its_picture_at_another_server(emulator: Emulator, tmp
                 return await client.post(f"{url}/v1/images/generations", json=body, headers={**headers, **more})
 
             running = asyncio.create_task(ask(first))
-            while not await asyncio.to_thread(running_calls, emulator):
-                pass
-            joined = await ask(second)
-            made = await running
+            while not await asyncio.to_thread(running_calls, emulator):  # noqa: ASYNC110  # the server is elsewhere
+                await asyncio.sleep(0.02)
+            joining = asyncio.create_task(ask(second))
+            # It begins first: its connection is the earlier one.
+            await asyncio.sleep(0)
+            assert (await client.get(f"{second}/gemini-image/health")).status_code == 200
+            gate.open()
+            joined, made = await joining, await running
             finished = await ask(second)
             assert [answer.status_code for answer in (made, joined, finished)] == [200] * 3
             assert [answer.headers["x-gemini-image-cache"] for answer in (made, joined, finished)] == [
@@ -111,7 +117,7 @@ async def test_a_key_finds_its_picture_at_another_server(emulator: Emulator, tmp
                 "hit",
                 "hit",
             ]
-            assert len(emulator.calls()) == 1
+            assert len(await asyncio.to_thread(emulator.calls)) == 1
             other = await client.post(
                 f"{second}/v1/images/generations", json={**body, "prompt": "another"}, headers=headers
             )

@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli.conftest import Server, serving
 from tests.conftest import Emulator
+from tests.support.gate import gated_emulator
 from tests.support.raw_http import LOST, REFUSED, Answer, Connection, ask_once, image_request
 
 pytestmark = pytest.mark.anyio
@@ -130,10 +131,11 @@ async def _read(connection: Connection) -> Answer:
 
 
 async def test_open_connections_are_told_and_new_ones_are_refused_while_running_work_finishes(
-    environment: dict[str, str], emulator: Emulator, tmp_path: Path
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
     with (
-        running(environment, tmp_path) as (url, process),
+        gated_emulator() as (emulator, gate),
+        running(environment | {"GEMINI_IMAGE_API_BASE": emulator.url}, tmp_path) as (url, process),
         await Connection.open(url) as used,
         await Connection.open(url) as unused,
         await Connection.open(url) as probe,
@@ -145,8 +147,10 @@ async def test_open_connections_are_told_and_new_ones_are_refused_while_running_
             told = [await connection.ask(image_request("Another lamp")) for connection in (used, unused)]
             refused = await ask_once(url, image_request("Yet another lamp"))
             assert not work.done()
+            gate.open()
             assert (await work).status == 200
             assert await ended(process) == 0
+        calls = await asyncio.to_thread(emulator.calls)
 
     assert (ready.status, ready.json(), ready.headers["connection"]) == (503, {"status": "draining"}, "close")
     for answer in told:
@@ -155,7 +159,7 @@ async def test_open_connections_are_told_and_new_ones_are_refused_while_running_
         assert answer.headers["connection"] == "close"
         assert int(answer.headers["retry-after"]) > 0
     assert refused.status == REFUSED
-    assert len(emulator.calls()) == 1
+    assert len(calls) == 1
 
 
 async def test_a_request_whose_body_is_still_on_its_way_at_the_signal_is_served(
@@ -263,7 +267,7 @@ async def test_a_terminals_interrupt_reaches_the_group_and_still_loses_nothing(
 async def test_a_worker_that_dies_is_replaced(environment: dict[str, str], tmp_path: Path) -> None:
     with running(environment, tmp_path, workers=1 + 1) as (url, process):
         assert (await ask_once(url, image_request("A lamp"))).status == 200
-        before = _workers(process)
+        before = await _all_workers(process, 2)
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         # Waits in the backlog until somebody takes it.
@@ -277,7 +281,7 @@ async def test_workers_drain_when_whoever_started_them_is_killed(
     environment: dict[str, str], emulator: Emulator, tmp_path: Path
 ) -> None:
     with running(environment, tmp_path, workers=2) as (url, process):
-        workers = _workers(process)
+        workers = await _all_workers(process, 2)
         async with rendering(url, emulator, seconds=1) as work:
             process.kill()
             assert (await work).status == 200
@@ -291,8 +295,21 @@ def _children(process: subprocess.Popen[str]) -> list[int]:
 
 def _workers(process: subprocess.Popen[str]) -> list[int]:
     """Return the processes that serve, without the one that tracks resources."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _children(process)}
-    return [pid for pid, command in commands.items() if b"spawn_main" in command]
+    return [pid for pid in _children(process) if b"spawn_main" in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+async def _all_workers(process: subprocess.Popen[str], count: int) -> list[int]:
+    """Wait until all workers have been started: the address is told before."""
+    while len(workers := _workers(process)) < count:  # noqa: ASYNC110  # they are no children of ours
+        await asyncio.sleep(0.02)
+    return workers
 
 
 async def _gone(pids: list[int]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import httpx
 import pytest
 
 from tests.conftest import Emulator
+from tests.support.gate import gated_emulator
+from tests.support.raw_http import LOST, Connection, image_request
 from tests.support.redis_server import running_redis
 
 pytestmark = pytest.mark.anyio
@@ -97,21 +100,31 @@ async def test_a_hundred_identical_requests_over_four_processes_make_one_call(
 
 
 @pytest.mark.parametrize("name", ["filesystem", "redis"])
-async def test_with_the_leader_killed_there_are_exactly_two_calls(
-    name: str, emulator: Emulator, tmp_path: Path
-) -> None:
+async def test_with_the_leader_killed_there_are_exactly_two_calls(name: str, tmp_path: Path) -> None:
     """The dead leader's own clients fail with it; everybody else's picture comes from one new leader."""
-    with backend(name) as variables, working(emulator, tmp_path / "cache", **variables) as workers:
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
-            prompt = "A swarm [[emulator:latency:2;id=killed]]"
-            asked = [asyncio.create_task(ask(client, workers[number % WORKERS], prompt)) for number in range(REQUESTS)]
-            while not (calls := await asyncio.to_thread(emulator.calls)):  # noqa: ASYNC110  # the leader is elsewhere
-                await asyncio.sleep(0.02)
-            # Everybody must have asked before the leader dies, or the late ones would be told of nobody.
-            await asyncio.sleep(0.5)
-            (leader,) = (worker for worker in workers if worker.hint == calls[0]["key_hint"])
-            leader.process.send_signal(signal.SIGKILL)
-            statuses = await asyncio.gather(*asked)
+    request = image_request("A swarm [[emulator:latency:2;id=killed]]")
+    with (
+        gated_emulator() as (emulator, gate),
+        backend(name) as variables,
+        working(emulator, tmp_path / "cache", **variables) as workers,
+        ExitStack() as stack,
+    ):
+        asked = [stack.enter_context(await Connection.open(workers[n % WORKERS].url)) for n in range(REQUESTS)]
+        for connection in asked:
+            await connection.send(request)
+        # Everybody must have asked before the leader dies, or the late ones would be told of nobody. A worker reads
+        # in order: with this answer it has begun with those before.
+        for worker in workers:
+            with await Connection.open(worker.url) as probe:
+                assert (await probe.get("/gemini-image/health")).status == 200
+        while not (calls := await asyncio.to_thread(emulator.calls)):  # noqa: ASYNC110  # the leader is elsewhere
+            await asyncio.sleep(0.02)
+        (leader,) = (worker for worker in workers if worker.hint == calls[0]["key_hint"])
+        leader.process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(leader.process.wait, 60)
+        gate.open()
+        answers = await asyncio.gather(*(connection.ask(b"") for connection in asked))
+        calls = await asyncio.to_thread(emulator.calls)
     per_worker = REQUESTS // WORKERS
-    assert sorted(statuses) == [0] * per_worker + [200] * (REQUESTS - per_worker)
-    assert len(emulator.calls()) == 2
+    assert Counter(answer.status for answer in answers) == {LOST: per_worker, 200: REQUESTS - per_worker}
+    assert len(calls) == 2

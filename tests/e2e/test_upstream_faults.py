@@ -20,6 +20,7 @@ pytestmark = pytest.mark.anyio
 EACH = 25
 # Below the megabytes of a grainy picture, above everything else.
 MAX_RESPONSE_BYTES = 512 * 1024
+STALL_SECONDS = 30.0
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -79,10 +80,25 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
+PassBy = Callable[[float], None]
+
+
+@pytest.fixture
+async def pass_by(monkeypatch: pytest.MonkeyPatch) -> PassBy:
+    """Let the event loop's time pass."""
+    loop = asyncio.get_running_loop()
+    passed, clock = 0.0, loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
+
+    def by(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    return by
+
+
 @asynccontextmanager
-async def faulty(
-    emulator: Emulator, *, max_attempts: int = 3, stall_seconds: float
-) -> AsyncIterator[tuple[FaultProxy, Bench]]:
+async def faulty(emulator: Emulator, *, max_attempts: int = 3) -> AsyncIterator[tuple[FaultProxy, Bench]]:
     port = urlsplit(emulator.url).port
     assert port
     async with (
@@ -91,9 +107,10 @@ async def faulty(
             f"http://127.0.0.1:{proxy.port}",
             max_attempts=max_attempts,
             max_response_bytes=MAX_RESPONSE_BYTES,
+            timeout_seconds=100 * STALL_SECONDS,
             # Of an attempt whose answer never begins; one that pauses is told earlier.
-            attempt_timeout_seconds=2 * stall_seconds,
-            stall_seconds=stall_seconds,
+            attempt_timeout_seconds=2 * STALL_SECONDS,
+            stall_seconds=STALL_SECONDS,
         ) as made,
     ):
         yield proxy, made
@@ -103,9 +120,34 @@ def prompt(case: Case, name: str, *, times: int) -> str:
     return f"A lamp, {name} [[emulator:{case.switch};times={times};id={name}]]" if case.switch else f"A lamp, {name}"
 
 
-async def test_a_fault_that_stays_is_told_as_what_it_is(case: Case, emulator: Emulator) -> None:
-    # Short only where nothing but the bound ends the attempt.
-    async with faulty(emulator, stall_seconds=0.3 if case.error is DeadlineError else 30.0) as (proxy, made):
+@asynccontextmanager
+async def stalls_ended(
+    case: Case, proxy: FaultProxy, emulator: Emulator, pass_by: PassBy, *, times: int, together: int = 1
+) -> AsyncIterator[None]:
+    """Let the bound pass as often as *together* answers have stalled, where nothing else ends them."""
+
+    async def seen() -> int:
+        return proxy.stalled if case.fault else len(await asyncio.to_thread(emulator.calls))
+
+    before = await seen()
+
+    async def end() -> None:
+        for number in range(1, times + 1):
+            while await seen() - before < number * together:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            pass_by(2 * STALL_SECONDS)
+
+    ending = asyncio.create_task(end() if case.error is DeadlineError else asyncio.sleep(0))
+    try:
+        yield
+        async with asyncio.timeout(60 * STALL_SECONDS):
+            await ending
+    finally:
+        ending.cancel()
+
+
+async def test_a_fault_that_stays_is_told_as_what_it_is(case: Case, emulator: Emulator, pass_by: PassBy) -> None:
+    async with faulty(emulator) as (proxy, made), stalls_ended(case, proxy, emulator, pass_by, times=3):
         if case.fault:
             proxy.breaks.extend([case.fault] * 3)
         with pytest.raises(ImageError) as raised:
@@ -120,29 +162,33 @@ async def test_a_fault_that_stays_is_told_as_what_it_is(case: Case, emulator: Em
     assert raised.value.worth_repeating is (not case.repeated and raised.value.retryable)
 
 
-async def test_a_fault_that_passes_is_seen_only_where_repeating_may_help(case: Case, emulator: Emulator) -> None:
-    async with faulty(emulator, stall_seconds=1.0 if case.error is DeadlineError else 30.0) as (proxy, made):
+async def test_a_fault_that_passes_is_seen_only_where_repeating_may_help(
+    case: Case, emulator: Emulator, pass_by: PassBy
+) -> None:
+    async with faulty(emulator) as (proxy, made):
         if case.fault:
             proxy.breaks.append(case.fault)
-        if case.repeated:
-            assert (await made.make(prompt(case, "passes", times=1))).retries == 1
-        else:
-            with pytest.raises(case.error):
-                await made.make(prompt(case, "passes", times=1))
+        async with stalls_ended(case, proxy, emulator, pass_by, times=1):
+            if case.repeated:
+                assert (await made.make(prompt(case, "passes", times=1))).retries == 1
+            else:
+                with pytest.raises(case.error):
+                    await made.make(prompt(case, "passes", times=1))
         # The pool is none the worse: what comes next is answered at the first attempt.
         assert (await made.make("Another lamp")).retries == 0
 
 
-async def test_after_hundreds_of_faults_nothing_is_left_behind(emulator: Emulator) -> None:
+async def test_after_hundreds_of_faults_nothing_is_left_behind(emulator: Emulator, pass_by: PassBy) -> None:
     tasks_before, files_before = len(asyncio.all_tasks()), open_files()
-    async with faulty(emulator, max_attempts=1, stall_seconds=2.5) as (proxy, made):
+    async with faulty(emulator, max_attempts=1) as (proxy, made):
         assert (await made.make("A first lamp")).images
         tasks_at_rest = clients_tasks(proxy)
         for name, case in CASES.items():
             if case.fault:
                 proxy.breaks.extend([case.fault] * EACH)
             asked = (made.make(prompt(case, f"{name} {number}", times=1)) for number in range(EACH))
-            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            async with stalls_ended(case, proxy, emulator, pass_by, times=1, together=EACH):
+                outcomes = await asyncio.gather(*asked, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {case.error}
         answers = await asyncio.gather(*(made.make(f"Lamp {number}") for number in range(EACH)))
         assert [answer.retries for answer in answers] == [0] * EACH
@@ -165,7 +211,7 @@ def open_files() -> int:
 
 async def settled(holds: Callable[[], bool]) -> None:
     """Wait until something holds that the other side of a connection has a part in."""
-    for _ in range(500):
+    for _ in range(3000):
         if holds():
             return
         await asyncio.sleep(0.02)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sfumato.errors import ModelNotFoundError
 from sfumato.images.models import FAMILIES, ModelFamily
-from sfumato.images.variants import Variant, canonical_variants, list_variants, parse_variant
+from sfumato.images.variants import Variant, canonical_variants, list_variants, parse_variant, require_variant
 
 PRO, FLASH, LITE, FLASH_2_5 = FAMILIES
 BASE = "gemini-3-pro-image"
@@ -187,3 +187,20 @@ def test_the_default_tier_is_listed_by_the_plain_name_only() -> None:
 
     assert names(FLASH)[::2] == [FLASH.name, f"{FLASH.name}-512", f"{FLASH.name}-2k", f"{FLASH.name}-4k"]
     assert names(FLASH_2_5) == [FLASH_2_5.name, f"{FLASH_2_5.name}-1x1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("dall-e-3", "The model 'dall-e-3'"), ("x" * 300, f"The model '{'x' * 200}'"), (None, "This model")],
+)
+def test_a_model_of_no_family_is_told_those_that_are_served(name: str | None, told: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        require_variant(name)
+    assert caught.value.message.startswith(f"{told} is not served here. Served: gemini-3-pro-image, ")
+    assert caught.value.param == "model"
+
+
+def test_a_required_variant_is_the_parsed_one() -> None:
+    assert require_variant("gemini-3-pro-image-4k") == parse_variant("gemini-3-pro-image-4k")
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
+        require_variant("gemini-3-pro-image-9k")

@@ -43,7 +43,7 @@ class Spend(CustomLogger):
         self.seen.append(kwargs["standard_logging_object"])
 
     async def told(self, count: int) -> list[dict[str, Any]]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.seen) < count:  # noqa: ASYNC110  # LiteLLM logs in the background and tells nobody
                 await asyncio.sleep(0.01)
         return self.seen

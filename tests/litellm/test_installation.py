@@ -139,7 +139,7 @@ async def test_the_end_of_a_proxy_waits_for_what_is_rendered(
     await litellm_proxy.proxy_shutdown_event(worker_heartbeat="theirs")
 
     assert litellm_proxy.endings == [{"worker_heartbeat": "theirs"}]
-    assert provider.runtime.draining
+    assert not provider.runtime.draining  # the same process may serve again
     later = Runtime(settings)
     assert len([entry async for entry in later.client.cache.entries()]) == 1
     await later.aclose()

@@ -190,6 +190,35 @@ def test_cold_storage_gets_pictures() -> None:
     assert not applies()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("cache", None), ("cold_storage_custom_logger", None), ("callbacks", None), ("callbacks", 1)]
+)
+def test_a_litellm_that_keeps_its_callbacks_elsewhere_gets_pictures(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sfumato")
+    if value is None:
+        # A module finds what is not in it through this: LiteLLM loads most of itself so.
+        monkeypatch.setattr(litellm, "__getattr__", missing)
+        monkeypatch.delattr(litellm, name)
+    else:
+        monkeypatch.setattr(litellm, name, value)
+
+    assert not applies()
+    assert caplog.messages == ["Pictures pass through LiteLLM and are not bound late: LiteLLM's callbacks have changed"]
+
+
+def missing(name: str) -> None:
+    raise AttributeError(name)
+
+
+def test_an_instance_is_looked_at_whatever_its_class_was_before(callbacks: list[Any]) -> None:
+    callbacks.append(Teller())
+    assert applies()
+    callbacks.append(patched())
+    assert not applies()
+
+
 @pytest.mark.parametrize("choice", ["false", 0, 1, {}])
 def test_a_choice_that_is_none_is_refused(choice: object) -> None:
     with pytest.raises(ConfigurationError, match="late_binding"):

@@ -61,7 +61,7 @@ def test_a_synchronous_hit_is_logged_as_one() -> None:
     try:
         for _ in range(2):
             litellm.image_generation(prompt="told twice", model=MODEL)
-            assert logger.logged.acquire(timeout=5)
+            assert logger.logged.acquire(timeout=60)
     finally:
         litellm.success_callback.remove(logger)
     assert logger.seen == [None, True]

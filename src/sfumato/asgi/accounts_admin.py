@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from sfumato.asgi.admin_door import AdminDoor, Answer, read_query, refuse_rest
+from sfumato.asgi.admin_door import AdminDoor, Answer, read_query
 from sfumato.asgi.routes import OWN_PREFIX
 from sfumato.runtime import Runtime
 from sfumato.upstream.account_states import AccountState
@@ -35,7 +35,7 @@ class AccountsAdmin:
         await self._door.respond(self._answer, scope, receive, send)
 
     async def _answer(self, request: Request) -> Answer:
-        refuse_rest(read_query(request))
+        read_query(request).refuse_rest()
         return 200, {"accounts": [_describe(state) for state in self._runtime.client.accounts.states()]}
 
 

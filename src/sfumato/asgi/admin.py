@@ -17,7 +17,7 @@ import time
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from sfumato.asgi.admin_door import AdminDoor, Answer, read_query, refuse_rest
+from sfumato.asgi.admin_door import AdminDoor, Answer, read_query
 from sfumato.asgi.routes import OWN_PREFIX
 from sfumato.cache.entry import describe
 from sfumato.cache.image_cache import CacheUnavailableError, ImageCache
@@ -66,17 +66,17 @@ class CacheAdmin:
         await self._runtime.client.settle()
         if request.method == "DELETE":
             where = parse_filter(key=key) if key else _read_deletion(query)
-            refuse_rest(query)
+            query.refuse_rest()
             return await _remove(cache, where)
         if key:
             parse_filter(key=key)
-            refuse_rest(query)
+            query.refuse_rest()
             return await _show(cache, key)
         return await self._list(cache, query)
 
     async def _list(self, cache: ImageCache, query: Parameters) -> Answer:
         where, limit = _read_filter(query), query.integer("limit", _DEFAULT_LIMIT)
-        refuse_rest(query)
+        query.refuse_rest()
         if not 0 <= limit <= _MAX_LIMIT:
             raise InvalidParameterError(
                 f"Invalid value for 'limit': expected an integer from 0 to {_MAX_LIMIT:,}.", param="limit"
@@ -123,7 +123,7 @@ def _read_filter(query: Parameters) -> EntryFilter:
 def _read_deletion(query: Parameters) -> EntryFilter:
     where, everything = _read_filter(query), query.boolean("all")
     if where == EVERY_ENTRY and not everything:
-        refuse_rest(query)
+        query.refuse_rest()
         raise InvalidParameterError(
             "Say what to remove: 'model', 'prompt', 'prompt_hash', 'tenant' or 'older_than', or 'all=true'.",
             param="all",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -11,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sfumato.asgi.answers import send_error, send_json
+from sfumato.asgi.answers import new_request_id, send_error, send_json
 from sfumato.asgi.auth import ClientKeys
 from sfumato.errors import ImageError, InternalError, InvalidParameterError
 from sfumato.setting_types import Labelled
@@ -46,7 +45,7 @@ class AdminDoor:
     ) -> None:
         """Send what *answer* returns or raises; it is not asked before the key was seen. The body is not read."""
         request = Request(scope, receive)
-        request_id = f"req_{uuid.uuid4().hex}"
+        request_id = new_request_id()
         try:
             if self._authorize is not None:
                 await self._authorize(request)
@@ -55,7 +54,7 @@ class AdminDoor:
             await send_error(send, error, request_id=request_id)
         except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
             _log.exception("Request %s of an administrator failed", request_id)
-            await send_error(send, InternalError("Something failed here that should not."), request_id=request_id)
+            await send_error(send, InternalError(), request_id=request_id)
         else:
             if isinstance(answered, Response):
                 await answered(scope, receive, send)
@@ -76,15 +75,3 @@ def read_query(request: Request) -> Parameters:
             raise InvalidParameterError(f"'{name[:100]}' was given twice.", param=name[:100])
         values[name] = value
     return Parameters(values)
-
-
-def refuse_rest(query: Parameters) -> None:
-    """Refuse the parameters that were not asked for.
-
-    Raises:
-        InvalidParameterError: There is one.
-    """
-    for name in query.rest():
-        raise InvalidParameterError(
-            f"Unknown parameter: '{name[:100]}'. Leave it out.", param=name[:100], openai_code="unknown_parameter"
-        )

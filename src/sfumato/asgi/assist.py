@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-import uuid
 from collections.abc import Mapping
 
-import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sfumato.asgi.answers import stream
+from sfumato.asgi.answers import CACHE_CONTROL, new_request_id, send_body, write_error
 from sfumato.asgi.body import ClientDisconnectedError, until_gone
 from sfumato.asgi.exchange import Attempt, Exchange, exchanging
 from sfumato.asgi.splicing import UnboundTokenError, splice
 from sfumato.errors import ImageError, InternalError
-from sfumato.wire.headers import error_headers
-from sfumato.wire.openai_images import render_error
 from sfumato.wire.payload import Pieces, size_of
 
 _log = logging.getLogger("sfumato")
@@ -122,11 +117,7 @@ class AssistedRequest:
 
     async def _deliver(self, start: Message, attempt: Attempt, pieces: Pieces) -> None:
         """Send an answer with pictures."""
-        headers = {
-            # Compressing a picture's base64 gains a quarter and costs half a second of CPU at 8 MB.
-            "cache-control": "no-store, no-transform",
-            **attempt.headers,
-        }
+        headers = {"cache-control": CACHE_CONTROL, **attempt.headers}
         sending = self._stream(_completed(start, start["status"], headers, size_of(pieces)), pieces)
         try:
             await (until_gone(sending, self._receive) if self._body_received else sending)
@@ -139,23 +130,15 @@ class AssistedRequest:
         attempt.deliver()
 
     async def _stream(self, start: Message, pieces: Pieces) -> None:
-        left = size_of(pieces)
         await self._send(start)
-        async with contextlib.aclosing(stream(pieces)) as chunks:
-            async for chunk in chunks:
-                left -= len(chunk)
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+        await send_body(self._send, pieces)
 
     async def _fail(self, start: Message, attempt: Attempt | None, error: ImageError) -> None:
         """Answer with *error* in OpenAI's shape, in place of what the gateway says."""
         self._done = True
-        request_id = f"req_{uuid.uuid4().hex}" if attempt is None else attempt.request_id
-        body = msgspec.json.encode(render_error(error, request_id=request_id))
-        headers = {
-            "content-type": "application/json",
-            "cache-control": "no-store, no-transform",
-            **error_headers(error, request_id=request_id),
-        }
+        request_id = new_request_id() if attempt is None else attempt.request_id
+        told, body = write_error(error, request_id=request_id)
+        headers = {"content-type": "application/json", "cache-control": CACHE_CONTROL, **told}
         await self._send(_completed(start, error.status, headers, len(body)))
         await self._send({"type": "http.response.body", "body": body})
 

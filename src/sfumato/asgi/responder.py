@@ -14,10 +14,10 @@ from sfumato.asgi.auth import Authorize, admit
 from sfumato.asgi.body import BufferedBody, ClientDisconnectedError, Form, parse_body, until_gone
 from sfumato.asgi.routes import ImageRoute
 from sfumato.engine.client import shutting_down
+from sfumato.engine.idempotency import HEADER
 from sfumato.errors import ImageError, InternalError, InvalidParameterError, ModelNotFoundError
-from sfumato.images.models import FAMILIES
 from sfumato.images.resolution import ImageWish
-from sfumato.images.variants import Variant, parse_variant
+from sfumato.images.variants import Variant, parse_variant, require_variant
 from sfumato.runtime import Runtime
 from sfumato.settings import MEGABYTE
 from sfumato.wire.headers import parse_cache_control, stricter
@@ -83,7 +83,7 @@ class ImageResponder:
             return
         except Exception:  # noqa: BLE001  # every request is answered; the traceback is the log's
             _log.exception("Request %s failed before it was understood", self._call.request_id)
-            await self._refuse(InternalError("Something failed here that should not. Tell the operator."))
+            await self._refuse(InternalError())
             return
         if wish is not None:
             # Read and understood: it need not be held for as long as a picture takes.
@@ -148,11 +148,12 @@ class ImageResponder:
             return None
         if isinstance(form, ImageError):
             raise form
-        if self._variant is None:
-            raise _not_served(model)
+        variant = self._variant or require_variant(model)
+        if len(self._request.headers.getlist(HEADER)) > 1:
+            raise InvalidParameterError(f"'{HEADER}' was sent more than once: send one.", param=HEADER)
         wish = parse_request(
             self._route.operation,
-            self._variant,
+            variant,
             form.fields,
             files=form.images,
             mask=form.mask,
@@ -195,9 +196,3 @@ class ImageResponder:
 def _is_text(value: object) -> bool:
     # Half a surrogate pair, which some encodings let through, could not be answered with.
     return isinstance(value, str) and value.isprintable()
-
-
-def _not_served(model: str | None) -> ModelNotFoundError:
-    served = ", ".join(family.name for family in FAMILIES)
-    named = f"The model '{model[:200]}'" if model else "This model"
-    return ModelNotFoundError(f"{named} is not served here. Served: {served}, and their variants.", param="model")

@@ -24,11 +24,11 @@ def shared_settings() -> Settings:
     Raises:
         ConfigurationError: It is invalid, or names a cache that another process cannot see.
     """
-    from sfumato.runtime import Runtime  # noqa: PLC0415  # it loads most of the package
+    from sfumato.runtime import check_settings  # noqa: PLC0415  # it loads most of the package
     from sfumato.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings()
-    Runtime(settings)
+    check_settings(settings)
     if not settings.cache_enabled or settings.cache_backend == "noop":
         raise ConfigurationError("The cache is off: see GEMINI_IMAGE_CACHE_ENABLED and GEMINI_IMAGE_CACHE_BACKEND.")
     if settings.cache_backend == "memory":

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from sfumato.cache.image_cache import ImageCache
-from sfumato.errors import ConfigurationError, ImageError, InvalidParameterError, ModelNotFoundError
+from sfumato.errors import ConfigurationError, ImageError, InvalidParameterError
 from sfumato.images.models import FAMILIES
 from sfumato.images.pricing import price_usd
 from sfumato.images.request import ImageRequest, Operation, Usage
 from sfumato.images.resolution import ImageWish, RequestPolicy, resolve
-from sfumato.images.variants import parse_variant
+from sfumato.images.variants import require_variant
 from sfumato.wire.openai_images import parse_request
 
 _SHOWN_PROBLEMS = 20
@@ -133,9 +133,7 @@ def _order(place: str, document: Any, cache: ImageCache, policy: RequestPolicy, 
     if not isinstance(document, dict):
         raise InvalidParameterError("Expected a JSON object with the parameters of a generation.")
     model = document.get("model") or FAMILIES[0].name
-    variant = parse_variant(model) if isinstance(model, str) else None
-    if variant is None:
-        raise ModelNotFoundError(f"The model {str(model)[:200]!r} is not served here.", param="model")
+    variant = require_variant(str(model))
     wish = parse_request(Operation.GENERATION, variant, document, drop_unknown=policy.drop_unknown, tenant=tenant)
     request = resolve(wish, policy)
     if cache.ttl_seconds(request) is None:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from sfumato.cli.console import wide_console
 
+if TYPE_CHECKING:
     from sfumato.cache.entry import EntryHeader
 
-_WIDTH_WITHOUT_TERMINAL = 150
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -66,14 +65,6 @@ def print_pairs(pairs: Mapping[str, Any], *, title: str) -> None:
     for name, value in pairs.items():
         table.add_row(*(Text(text, overflow="fold") for text in _told(name, value)))
     wide_console().print(table)
-
-
-def wide_console(*, stderr: bool = False) -> Console:
-    """Return a console that leaves tables whole where there is no terminal."""
-    from rich.console import Console  # noqa: PLC0415  # only tables need it
-
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_WIDTH_WITHOUT_TERMINAL)
 
 
 def told_size(size_bytes: float) -> str:

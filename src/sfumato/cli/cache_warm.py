@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.cli.cache_access import run_on_cache, shared_settings
-from sfumato.cli.cache_tables import print_json, print_pairs, wide_console
+from sfumato.cli.cache_tables import print_json, print_pairs
+from sfumato.cli.console import wide_console
 from sfumato.errors import ConfigurationError, ImageError, QuotaExhaustedError, UpstreamAuthError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _HOPELESS = (ConfigurationError, QuotaExhaustedError, UpstreamAuthError)
 
 
 @dataclass(slots=True)
-class Tally:
+class WarmSummary:
     """What came of the requests so far."""
 
     requests: int
@@ -124,15 +125,15 @@ def warm(
     _say(console, f"{len(orders)} requests for {expected.pictures} pictures, {expected.cached} of them cached already.")
     if expected.missing:
         _ask(console, settings, expected, yes=yes)
-    tally = Tally(len(orders))
+    summary = WarmSummary(len(orders))
     try:
         with _progress(console, len(orders)) as advance:
-            asyncio.run(_make_all(orders, settings, tally, concurrency=concurrency, advance=advance))
+            asyncio.run(_make_all(orders, settings, summary, concurrency=concurrency, advance=advance))
     except KeyboardInterrupt:
-        _summarize(console, tally, as_json=as_json)
+        _summarize(console, summary, as_json=as_json)
         raise typer.Exit(_INTERRUPTED) from None
-    _summarize(console, tally, as_json=as_json)
-    if not tally.complete:
+    _summarize(console, summary, as_json=as_json)
+    if not summary.complete:
         raise typer.Exit(1)
 
 
@@ -150,9 +151,9 @@ def _ask(console: Console, settings: Settings, expected: Estimate, *, yes: bool)
 
 
 async def _make_all(
-    orders: Sequence[Order], settings: Settings, tally: Tally, *, concurrency: int, advance: Callable[[], None]
+    orders: Sequence[Order], settings: Settings, summary: WarmSummary, *, concurrency: int, advance: Callable[[], None]
 ) -> None:
-    """Ask for everything on the one path, some at a time; what came is in *tally* also when this is cancelled."""
+    """Ask for everything on the one path, some at a time; what came is in *summary* also when this is cancelled."""
     from sfumato.runtime import Runtime  # noqa: PLC0415  # it loads most of the package
     from sfumato.telemetry.observer import Call, NullObserver  # noqa: PLC0415
 
@@ -161,13 +162,13 @@ async def _make_all(
 
     async def work() -> None:
         for order in waiting:
-            if tally.hopeless:
+            if summary.hopeless:
                 return
             call = Call(request_id=f"warm_{uuid.uuid4().hex}")
             try:
-                tally.count(order, await runtime.client.generate(order.wish, call=call))
+                summary.count(order, await runtime.client.generate(order.wish, call=call))
             except ImageError as error:
-                tally.fail(order, error)
+                summary.fail(order, error)
             advance()
 
     try:
@@ -177,7 +178,7 @@ async def _make_all(
     finally:
         # Storing goes on behind an answer.
         await runtime.client.settle()
-        tally.not_kept = len(tally.fresh) - len(await _held(runtime.client.cache, tally.fresh))
+        summary.not_kept = len(summary.fresh) - len(await _held(runtime.client.cache, summary.fresh))
         await runtime.aclose()
 
 
@@ -200,21 +201,21 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def _summarize(console: Console, tally: Tally, *, as_json: bool) -> None:
-    for failure in tally.failures[:_SHOWN_FAILURES]:
+def _summarize(console: Console, summary: WarmSummary, *, as_json: bool) -> None:
+    for failure in summary.failures[:_SHOWN_FAILURES]:
         _say(console, failure, style="bold red")
-    if len(tally.failures) > _SHOWN_FAILURES:
-        _say(console, f"and {len(tally.failures) - _SHOWN_FAILURES} more", style="bold red")
-    if tally.hopeless:
+    if len(summary.failures) > _SHOWN_FAILURES:
+        _say(console, f"and {len(summary.failures) - _SHOWN_FAILURES} more", style="bold red")
+    if summary.hopeless:
         _say(console, "Stopped: the rest would most likely have met the same.", style="bold red")
-    if tally.not_kept:
+    if summary.not_kept:
         _say(console, "Pictures were made and not kept: see `sfumato check`.", style="bold red")
-    told = tally.describe()
+    told = summary.describe()
     if as_json:
         print_json(told)
         return
     by_code = told.pop("failures_by_code")
-    print_pairs({**told, **by_code}, title="Done" if tally.complete else "Not all is done")
+    print_pairs({**told, **by_code}, title="Done" if summary.complete else "Not all is done")
 
 
 def _say(console: Console, text: str, *, style: str | None = None) -> None:

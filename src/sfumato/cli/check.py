@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sfumato.cli.console import wide_console
 from sfumato.errors import ConfigurationError, ImageError, UpstreamAuthError
 from sfumato.images.models import FAMILIES
 from sfumato.images.variants import parse_variant
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from sfumato.upstream.accounts import Account
 
 _TIMEOUT_SECONDS = 10.0
-_WIDTH_WITHOUT_TERMINAL = 150
 
 
 class _Findings:
@@ -45,22 +45,20 @@ class _Findings:
 
 def check(
     *,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not call Gemini.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Call neither Gemini nor a Redis that is not the cache.")
+    ] = False,
     model: Annotated[str, typer.Option(help="The model to ask Gemini for.")] = FAMILIES[0].name,
 ) -> None:
-    """Check the configuration: every variable, Gemini's answer to every key, and the cache.
+    """Check the configuration: every variable, Gemini's answer to every key, the cache, and the Redis beside it.
 
     Ends with 1 when there is a problem. Never shows a secret; asking for a model costs nothing.
     """
-    from rich.console import Console  # noqa: PLC0415  # only this command and tables need it
-
     from sfumato.settings import load_settings, unknown_variables  # noqa: PLC0415
 
     # What the runtime warns of at its start stands among the findings.
     logging.getLogger("sfumato").addHandler(logging.NullHandler())
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_WITHOUT_TERMINAL)
+    console = wide_console()
     findings = _Findings(console)
     for name, closest in unknown_variables():
         findings.problem(f"{name} means nothing to sfumato. Did you mean {closest}?")
@@ -78,6 +76,7 @@ def check(
             asyncio.run(_check_upstream(accounts, model, findings))
         if usable:
             asyncio.run(_check_cache(settings, findings))
+            asyncio.run(_check_coordination(settings, findings, offline=offline))
     if findings.problems:
         raise typer.Exit(1)
 
@@ -112,10 +111,10 @@ def _check_accounts(settings: Settings, findings: _Findings) -> tuple[Account, .
 
 def _check_together(settings: Settings, findings: _Findings) -> bool:
     """Return whether a process would start with these settings."""
-    from sfumato.runtime import Runtime  # noqa: PLC0415  # it loads most of the package
+    from sfumato.runtime import check_settings  # noqa: PLC0415  # it loads most of the package
 
     try:
-        Runtime(settings)
+        check_settings(settings)
     except ConfigurationError as error:
         findings.problem(error.message)
         return False
@@ -186,3 +185,27 @@ async def _check_cache(settings: Settings, findings: _Findings) -> None:
             findings.problem(f"{name} does not return what it is given")
     finally:
         await store.aclose()
+
+
+async def _check_coordination(settings: Settings, findings: _Findings, *, offline: bool) -> None:
+    """Ask the Redis over which processes share accounts, where it is not the cache's."""
+    from sfumato.cache.factory import create_redis  # noqa: PLC0415
+    from sfumato.cache.store import StoreUnavailableError  # noqa: PLC0415  # with this command only
+
+    if settings.redis_url is None or (settings.cache_enabled and settings.cache_backend == "redis"):
+        return
+    if offline:
+        findings.skipped("the Redis of REDIS_URL, because of --offline")
+        return
+    redis = create_redis(settings)
+    if redis is None:
+        findings.skipped("the Redis of REDIS_URL, because the extra 'redis' is not installed: accounts are not shared")
+        return
+    try:
+        await redis.execute("PING")
+    except StoreUnavailableError as error:
+        findings.problem(f"the Redis of REDIS_URL cannot be used: {error}")
+    else:
+        findings.fine("the Redis of REDIS_URL answers")
+    finally:
+        await redis.aclose()

@@ -49,16 +49,36 @@ def service(
     Raises:
         ConfigurationError: It ended, or was not ready in time; the message holds the end of its log.
     """
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches the demo only, which then ends what it started, grandchildren too.
-        process = subprocess.Popen(  # noqa: S603  # the demo's own commands
-            command, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with _signals_held_back(), log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches the demo only, which then ends what it started, grandchildren too.
+            process = subprocess.Popen(  # noqa: S603  # the demo's own commands
+                command, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
         _wait(name, process, ready_url, log, timeout_seconds)
         yield
     finally:
-        _stop(process)
+        if process is not None:
+            _stop(process)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let a signal that ends the demo come when the block is left: a process that is being started is nobody's yet."""
+    told: list[int] = []
+    # Not blocked: the process would inherit that.
+    before = {
+        number: signal.signal(number, lambda number, _: told.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if told:
+            signal.raise_signal(told[0])
 
 
 def _wait(name: str, process: subprocess.Popen[bytes], url: str, log: Path, timeout_seconds: float) -> None:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sfumato.cli.console import wide_console
 from sfumato.cli.demo_checks import told_format, told_pixels
 from sfumato.cli.demo_job import Outcome
-
-_WIDTH_WITHOUT_TERMINAL = 150
 
 
 class DemoReport:
@@ -26,9 +24,7 @@ class DemoReport:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._console = Console()
-        if not self._console.is_terminal:
-            self._console = Console(width=_WIDTH_WITHOUT_TERMINAL)
+        self._console = wide_console()
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """Write a line."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sfumato.cli.console import wide_console
 from sfumato.errors import ConfigurationError
 
 
@@ -46,11 +47,10 @@ def emulator(
 
 
 def _print_switches(switches: dict[str, str]) -> None:
-    from rich.console import Console  # noqa: PLC0415  # only tables need it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415  # only tables need it
 
     table = Table("switch", "the call ends with", title="By --fault, by the header x-emulator-fault, or in a prompt")
     for name, description in switches.items():
         table.add_row(name, description)
-    Console().print(table)
+    wide_console().print(table)
     typer.echo("Modifiers: `503;times=2` fails twice, `429;every=3` every third time. In a prompt: [[emulator:503]]")

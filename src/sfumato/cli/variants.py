@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from sfumato.errors import ModelNotFoundError
+from sfumato.cli.console import wide_console
 from sfumato.images.models import FAMILIES, ModelFamily
 from sfumato.images.pricing import price_usd
 from sfumato.images.request import Usage
-from sfumato.images.variants import Variant, canonical_variants, list_variants, parse_variant
+from sfumato.images.variants import Variant, canonical_variants, list_variants, require_variant
 
 _EVERY = "all"
 
@@ -69,16 +69,11 @@ def _select(models: list[str], *, canonical: bool) -> tuple[Variant, ...]:
 def _families(name: str) -> tuple[ModelFamily, ...]:
     if name == _EVERY:
         return FAMILIES
-    variant = parse_variant(name)
-    if variant is None:
-        known = ", ".join(family.name for family in FAMILIES)
-        raise ModelNotFoundError(f"The model '{name}' is not known here. Known: {known}.")
-    return (variant.family,)
+    return (require_variant(name).family,)
 
 
 def _print_table(listed: tuple[Variant, ...]) -> None:
-    from rich.console import Console  # noqa: PLC0415  # only tables need it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415  # only tables need it
 
     table = Table(title=f"{len(listed)} variants")
     for title, justify in (("model", "left"), ("ratio", "right"), ("tier", "right"), ("pixels", "right")):
@@ -90,4 +85,4 @@ def _print_table(listed: tuple[Variant, ...]) -> None:
         tier = variant.tier or family.default_tier or "-"
         price = f"{price_per_picture(variant):.3f}"
         table.add_row(variant.name, variant.aspect_ratio or "-", tier, f"{width}x{height}", price)
-    Console().print(table)
+    wide_console().print(table)

@@ -20,7 +20,6 @@ from typing import Any
 from sfumato.errors import ConfigurationError
 from sfumato.images.models import FAMILIES, ModelFamily, Prices
 
-_VARIABLE = "GEMINI_IMAGE_PRICES_FILE"
 _FIELDS = ("input_per_million", "text_output_per_million", "image_output_per_million")
 _OWN = "the operator's prices file"
 
@@ -34,16 +33,16 @@ def parse_prices(text: str) -> Mapping[str, Prices]:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{_VARIABLE}: this is no TOML: {error}.") from None
+        raise ConfigurationError(f"This is no TOML: {error}.") from None
     families = {family.name: family for family in FAMILIES}
     prices: dict[str, Prices] = {}
     for name, fields in tables.items():
         if any(family.startswith(f"{name}.") for family in families):
-            raise ConfigurationError(f'{_VARIABLE}: quote a name that holds a dot: ["gemini-3.1-flash-image"].')
+            raise ConfigurationError('Quote a name that holds a dot: ["gemini-3.1-flash-image"].')
         if name not in families:
-            raise ConfigurationError(f"{_VARIABLE}: there is no model '{name}'. {_advice(name, list(families))}")
+            raise ConfigurationError(f"There is no model '{name}'. {_advice(name, list(families))}")
         if not isinstance(fields, dict):
-            raise ConfigurationError(f"{_VARIABLE}: '{name}' must be a table of prices: [\"{name}\"].")
+            raise ConfigurationError(f"'{name}' must be a table of prices: [\"{name}\"].")
         prices[name] = _prices(families[name], fields)
     return prices
 
@@ -51,14 +50,10 @@ def parse_prices(text: str) -> Mapping[str, Prices]:
 def _prices(family: ModelFamily, fields: Mapping[str, Any]) -> Prices:
     for field, value in fields.items():
         if field not in _FIELDS:
-            raise ConfigurationError(
-                f"{_VARIABLE}: '{family.name}' has no price '{field}'. {_advice(field, list(_FIELDS))}"
-            )
+            raise ConfigurationError(f"'{family.name}' has no price '{field}'. {_advice(field, list(_FIELDS))}")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value < math.inf:
-            raise ConfigurationError(
-                f"{_VARIABLE}: '{field}' of '{family.name}' must be a number of US dollars, 0 or more."
-            )
+            raise ConfigurationError(f"'{field}' of '{family.name}' must be a number of US dollars, 0 or more.")
     given = {field: float(value) for field, value in fields.items()}
     return dataclasses.replace(family.prices, **given, source=_OWN, seen=None)
 

@@ -63,6 +63,20 @@ def parse_variant(name: str) -> Variant | None:
     return Variant(family, tier, ratio)
 
 
+def require_variant(name: str | None) -> Variant:
+    """Read the name of a model served here, as `parse_variant` does.
+
+    Raises:
+        ModelNotFoundError: It is of no family served here, or the base is known and the rest is not.
+    """
+    variant = parse_variant(name) if name else None
+    if variant is None:
+        named = f"The model '{name[:_MAX_NAME_CHARS]}'" if name else "This model"
+        served = ", ".join(family.name for family in FAMILIES)
+        raise ModelNotFoundError(f"{named} is not served here. Served: {served}, and their variants.", param="model")
+    return variant
+
+
 def list_variants(family: ModelFamily, aspect_ratios: tuple[str, ...] | None = None) -> tuple[Variant, ...]:
     """List a model's variants by tier, then ratio; the default tier is listed by the plain base name only.
 

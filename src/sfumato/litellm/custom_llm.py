@@ -14,11 +14,10 @@ from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import ImageResponse
 
 from sfumato.asgi.exchange import Attempt, current_exchange
-from sfumato.errors import ConfigurationError, ImageError, InternalError, InvalidParameterError, ModelNotFoundError
-from sfumato.images.models import FAMILIES
+from sfumato.errors import ConfigurationError, ImageError, InternalError, InvalidParameterError
 from sfumato.images.request import CacheStatus, ImageSource, Operation
 from sfumato.images.resolution import ImageWish
-from sfumato.images.variants import Variant, parse_variant
+from sfumato.images.variants import Variant, require_variant
 from sfumato.litellm.answers import mark_cache_hit, render_image_response
 from sfumato.litellm.background import BackgroundLoop
 from sfumato.litellm.caller import Caller, parse_timeout, read_caller
@@ -32,8 +31,6 @@ from sfumato.upstream.accounts import Account
 from sfumato.wire.headers import parse_cache_control, result_headers, stricter
 
 _log = logging.getLogger("sfumato")
-_UNEXPECTED = "Something failed here that should not. Tell the operator."
-_MAX_NAME_CHARS = 200
 
 
 class GeminiImageLLM(CustomLLM):
@@ -112,7 +109,7 @@ class GeminiImageLLM(CustomLLM):
             failure = error
         except Exception:  # noqa: BLE001  # whatever it is, no traceback may reach a client
             _log.exception("Request %s failed unexpectedly", job.request_id)
-            failure = InternalError(_UNEXPECTED)
+            failure = InternalError()
         # Outside of the except blocks: LiteLLM looks for an AttributeError among the causes and then calls it the
         # client's fault (1.106.2, common_request_processing.py).
         raised = translate_error(
@@ -131,7 +128,7 @@ class GeminiImageLLM(CustomLLM):
         call = caller.call(job.request_id)
         model: str | None = None
         try:
-            variant = _served(job.model)
+            variant = require_variant(job.model)
             model = variant.name
             floor = caller.strictest_floor()
             account = self._account(job)
@@ -205,19 +202,3 @@ class GeminiImageLLM(CustomLLM):
         if account is None and not self._runtime.accounts:
             raise ConfigurationError("No Gemini API key is configured. The operator must set GEMINI_API_KEY.")
         return ImageResponse(hidden_params={"response_cost": 0.0})
-
-
-def _served(model: str) -> Variant:
-    """Return the variant that a deployment's model means.
-
-    Raises:
-        ModelNotFoundError: It is of no family served here, or has no such variant.
-    """
-    variant = parse_variant(model)
-    if variant is None:
-        served = ", ".join(family.name for family in FAMILIES)
-        raise ModelNotFoundError(
-            f"The model '{model[:_MAX_NAME_CHARS]}' is not served here. Use one of {served}, or a variant of it.",
-            param="model",
-        )
-    return variant

@@ -7,9 +7,10 @@ The rule is cautious: what is lost by pictures is time, what is lost by tokens a
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import litellm
@@ -22,10 +23,12 @@ _log = logging.getLogger("sfumato")
 _IMAGE_CALLS = frozenset({"image_generation", "aimage_generation", "image_edit", "aimage_edit"})
 # Guardrails that see what goes in and never what comes out.
 _BEFORE = frozenset({"pre_call", "during_call", "pre_mcp_call", "during_mcp_call", "realtime_input_transcription"})
-# LiteLLM's own callbacks that count, limit, route or cut long texts short (1.106.2, seen 2026-11-22). Any other may
-# send a whole answer on: Langfuse, Arize and Braintrust send pictures, most others what LiteLLM logs, uncut.
+# LiteLLM's own callbacks that count, limit, route or cut long texts short (1.106.2 and 1.109.1, seen 2026-11-22). Any
+# other may send a whole answer on: Langfuse, Arize and Braintrust send pictures, most others what LiteLLM logs, uncut.
 _HARMLESS_MODULES = (
-    *("litellm.router", "litellm.router_strategy", "litellm.router_utils", "litellm.proxy.hooks"),
+    # The second is where 1.109 keeps what its router counts with.
+    *("litellm.router", "litellm.router_python_core", "litellm.router_strategy", "litellm.router_utils"),
+    "litellm.proxy.hooks",
     *("litellm.proxy.proxy_server", "litellm.proxy.utils", "litellm.proxy.management_helpers"),
     *("litellm._service_logger", "litellm.integrations.SlackAlerting", "litellm.integrations.datadog.datadog"),
     *("litellm.integrations.opentelemetry", "litellm.integrations.prometheus"),
@@ -62,7 +65,11 @@ class LateBinding:
             raise ConfigurationError("A deployment's late_binding must be true or false.")
         if choice is False:
             return False
-        reason = _cache_reason() or (None if choice else _callback_reason(logging_obj))
+        try:
+            reason = _cache_reason() or (None if choice else _callback_reason(logging_obj))
+        except (AttributeError, TypeError):
+            # A LiteLLM to come may keep them elsewhere, which must not fail requests.
+            reason = "LiteLLM's callbacks have changed"
         if reason is not None and reason not in self._told:
             self._told.add(reason)
             _log.info("Pictures pass through LiteLLM and are not bound late: %s", reason)
@@ -100,16 +107,27 @@ def _sees_answers(callback: Any) -> bool:
         return callback not in _HARMLESS_NAMES
     is_logger = isinstance(callback, CustomLogger)
     module = type(callback).__module__ if is_logger else getattr(callback, "__module__", None) or ""
-    if any(f"{module}.".startswith(f"{harmless}.") for harmless in _HARMLESS_MODULES):
+    if _is_harmless(module):
         # With another name OpenTelemetry is Arize's or Langfuse's, with pictures in its spans.
         return getattr(callback, "callback_name", None) not in (None, *_HARMLESS_NAMES)
     return not is_logger or _overrides(callback, CustomLogger, _HOOKS_THAT_SEE_ANSWERS)
 
 
-def _overrides(callback: Any, base: type[Any], names: Iterable[str]) -> bool:
+def _overrides(callback: Any, base: Any, names: tuple[str, ...]) -> bool:
     """Tell whether a class between, or the instance itself, has another function under one of *names*."""
-    found = ((getattr(callback, name, None), getattr(base, name, None)) for name in names)
-    return any(getattr(own, "__func__", own) is not inherited for own, inherited in found)
+    kind: Any = type(callback)
+    return _class_overrides(kind, base, names) or not vars(callback).keys().isdisjoint(names)
+
+
+# Asked of each callback with each request, of which LiteLLM's proxy has twenty-five.
+@functools.lru_cache(maxsize=256)
+def _class_overrides(kind: type[Any], base: type[Any], names: tuple[str, ...]) -> bool:
+    return any(getattr(kind, name, None) is not getattr(base, name, None) for name in names)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_harmless(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{harmless}.") for harmless in _HARMLESS_MODULES)
 
 
 def _events(hook: Any) -> set[str]:

@@ -56,8 +56,8 @@ def read_image_config(given: Parameters, *, drop_unknown: bool) -> ImageConfig:
             for spelling in ("compressionQuality", "compression_quality"):
                 param = f"{container}.{inner}.{spelling}"
                 compression = _agreed(compression, options.optional_integer(spelling), "output_compression", param)
-            options.refuse_rest("Leave it out.", drop_unknown=drop_unknown)
-        config.refuse_rest("Leave it out.", drop_unknown=drop_unknown)
+            options.refuse_rest(drop_unknown=drop_unknown)
+        config.refuse_rest(drop_unknown=drop_unknown)
     output_format = cast("OutputFormat | None", texts.pop("output_format"))
     return ImageConfig(**texts, output_format=output_format, output_compression=compression)
 

@@ -82,7 +82,7 @@ def parse_request(
     _check_stream(given)
     given.skip("model", "user", "safety_identifier", *_IGNORED)
     strays = [] if edit else [source.param for source in (*files, mask) if source]
-    given.refuse_rest("Leave it out.", drop_unknown=drop_unknown, before=strays)
+    given.refuse_rest(drop_unknown=drop_unknown, before=strays)
     return wish
 
 

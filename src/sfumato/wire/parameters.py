@@ -41,7 +41,9 @@ class Parameters:
         """List the names that nobody read."""
         return [f"{self._prefix}{name}" for name in self._fields if name not in self._read]
 
-    def refuse_rest(self, advice: str, *, drop_unknown: bool, before: Sequence[str] = ()) -> None:
+    def refuse_rest(
+        self, advice: str = "Leave it out.", *, drop_unknown: bool = False, before: Sequence[str] = ()
+    ) -> None:
         """Refuse the first name that nobody read; name those in *before* first.
 
         Raises:

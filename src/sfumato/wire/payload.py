@@ -38,7 +38,7 @@ CHUNK_BYTES = 256 * 1024
 # Below this size, base64 costs less than handing the work to a thread.
 INLINE_BYTES = 256 * 1024
 # As many raw bytes as a chunk of base64 decodes to: a multiple of three, so that nothing is cut off it.
-_DECODED_BYTES = CHUNK_BYTES // 4 * 3
+DECODED_BYTES = CHUNK_BYTES // 4 * 3
 
 
 class Span:
@@ -131,7 +131,7 @@ def join(pieces: Iterable[Piece]) -> bytes:
         # Releases the GIL above 1 MB when every piece is bytes (CPython, stringlib/join.h).
         return b"".join(part for part in parts if isinstance(part, bytes | memoryview))
     joined = io.BytesIO()
-    for chunk in chunks(parts, _DECODED_BYTES):
+    for chunk in chunks(parts, DECODED_BYTES):
         joined.write(chunk)
     # BytesIO hands out its own bytes: no copy (CPython, bytesio.c).
     return joined.getvalue()

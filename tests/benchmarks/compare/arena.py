@@ -16,7 +16,7 @@ from tests.benchmarks.compare.contestants import CONTESTANTS, Contestant, Place
 from tests.benchmarks.compare.loads import NUMBER, Sample, Target, load
 from tests.benchmarks.compare.pictures import SIZES, digest
 from tests.benchmarks.compare.processes import Process
-from tests.support.redis_server import free_port
+from tests.support.ports import free_port
 
 _STORE_SECONDS = 20
 _WARMING_REQUESTS = 20
