@@ -130,7 +130,7 @@ async def test_spans_of_our_client_are_encoded_as_opentelemetry_does() -> None:
             await client.post(f"https://gemini.test:8443/v1/{status}", content=b"body")
         with pytest.raises(httpx.ConnectError):
             await client.post("https://gemini.test:8443/v1/0", content=b"body")
-    spans = cast("list[Any]", list(exporter.get_finished_spans()))
+    spans: list[Any] = list(exporter.get_finished_spans())
     assert all(isinstance(span, LightSpan) for span in spans)
     # Those of errors have a status, and the last one an event.
     assert [span.plain_attributes is not None for span in spans] == [True, True, False, False, False]
