@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from sfumato.emulator import EmulatorOptions, create_emulator
 from sfumato.settings import PREFIX
@@ -15,6 +16,10 @@ from tests.support.proxy import Proxy, running_proxy
 from tests.support.redis_server import RedisServer, running_redis
 from tests.support.servers import serving
 from tests.support.sharing import SharingFiles, rank
+
+# How long an example takes is the machine's affair.
+settings.register_profile("sfumato", deadline=None)
+settings.load_profile("sfumato")
 
 _FOREIGN = ("GEMINI_API_", "GOOGLE_", "CACHE_", "REDIS_URL", "OTEL_")
 

@@ -170,7 +170,7 @@ def test_each_slot_is_an_entry_of_its_own() -> None:
 
 
 @given(st.integers(0, 2**31 - 11), st.integers(0, 9))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_seeded_slot_is_the_picture_of_that_seed(seed: int, slot: int) -> None:
     assert fingerprint(asked(seed=seed, n=10), slot=slot) == fingerprint(asked(seed=seed + slot), slot=0)
 
@@ -207,7 +207,7 @@ def effect(request: ImageRequest) -> tuple[object, ...]:
 
 
 @given(wishes, wishes)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_keys_are_equal_exactly_when_the_effect_is(first: dict[str, Any], second: dict[str, Any]) -> None:
     one, two = asked(**first), asked(**second)
     assert (fingerprint(one) == fingerprint(two)) is (effect(one) == effect(two))

@@ -52,7 +52,7 @@ def test_an_invalid_threshold_is_refused(value: object) -> None:
 
 
 @given(st.one_of(st.text(), st.integers(), st.none(), st.sampled_from([*LEVELS, *Threshold.__members__])))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_never_a_silent_off(value: object) -> None:
     try:
         threshold = parse_threshold(value, param="p")
@@ -144,7 +144,7 @@ def test_the_level_is_the_weakest_that_is_sent() -> None:
 
 
 @given(thresholds, exceptions, st.lists(thresholds, max_size=3), st.sampled_from(["gemini", "vertex", "mixed"]))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_category_is_below_a_floor_and_none_is_loosened(
     threshold: Threshold, single: dict[str, Threshold], floors: list[Threshold], backend: Backend
 ) -> None:
@@ -156,7 +156,7 @@ def test_no_category_is_below_a_floor_and_none_is_loosened(
 
 
 @given(thresholds, exceptions)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_an_exception_equal_to_the_level_leaves_no_trace(threshold: Threshold, single: dict[str, Threshold]) -> None:
     same = {category: threshold for category in CLASSIC_CATEGORIES if category not in single}
     plain = effective_safety(threshold=threshold, exceptions=single)

@@ -143,7 +143,7 @@ def test_without_a_resolved_ratio_pixels_are_compared_at_their_nearest() -> None
 
 
 @given(families, sides, sides)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_nearest_ratio_has_the_least_distance_of_logarithms(family: ModelFamily, width: int, height: int) -> None:
     def distance(ratio: str) -> float:
         w, h = map(int, ratio.split(":"))
@@ -154,7 +154,7 @@ def test_the_nearest_ratio_has_the_least_distance_of_logarithms(family: ModelFam
 
 
 @given(families, sides, sides, st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_covering_tier_is_the_smallest_that_is_enough(
     family: ModelFamily, width: int, height: int, data: st.DataObject
 ) -> None:

@@ -156,7 +156,7 @@ def test_a_long_name_is_told_cut() -> None:
 
 
 @given(variants, st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_parsing_undoes_formatting(variant: Variant, upper: bool) -> None:  # noqa: FBT001  # hypothesis passes it
     assert parse_variant(variant.name.upper() if upper else variant.name) == variant
 
@@ -165,7 +165,7 @@ def test_parsing_undoes_formatting(variant: Variant, upper: bool) -> None:  # no
     st.sampled_from([name for family in FAMILIES for name in (family.name, *family.aliases)]),
     st.text(alphabet=st.one_of(st.sampled_from("-x:k0123456789/ "), st.characters()), max_size=40),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_suffix_is_a_variant_another_model_or_not_found(base: str, suffix: str) -> None:
     try:
         variant = parse_variant(base + suffix)
@@ -176,7 +176,7 @@ def test_any_suffix_is_a_variant_another_model_or_not_found(base: str, suffix: s
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_text_is_read_without_a_crash(text: str) -> None:
     assert parse_variant(text) is None
 

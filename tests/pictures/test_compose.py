@@ -132,7 +132,7 @@ def test_outside_the_mask_every_pixel_is_the_originals(name: str, output_format:
     assert after.convert("RGB").getpixel((25, 21)) == RED
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     boxes=st.lists(
         st.tuples(st.integers(0, 60), st.integers(0, 46), st.integers(1, 40), st.integers(1, 40)),

@@ -166,7 +166,7 @@ def test_a_flipped_bit_in_a_png_is_found_by_its_checksum() -> None:
         inspect_image(bytes(data), param="image", limits=LIMITS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_bytes_pass_or_raise_ours(data: st.DataObject) -> None:
     container = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "HEIC"]))

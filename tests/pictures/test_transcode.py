@@ -177,7 +177,7 @@ def test_decode_refuses_more_pixels_than_the_first_header_announced() -> None:
         decode(small[:33] + large[8:])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_damaged_bytes_decode_or_raise_ours(data: st.DataObject) -> None:
     container = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]))

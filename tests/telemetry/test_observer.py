@@ -251,7 +251,7 @@ def test_what_came_of_it_is_described() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_hashes_are_sixteen_hex_digits_and_salted_ones_are_keyed(text: str, salt: str) -> None:
     assert private_hash(text, salt=None) == hashlib.sha256(text.encode()).hexdigest()[:16]
     salted = private_hash(text, salt=salt)

@@ -510,7 +510,7 @@ OUTCOMES: list[ImageError | None] = [
 
 
 @given(st.lists(EVENTS, max_size=60))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_happens_the_pool_keeps_its_word(events: list[tuple[str, Any, int]]) -> None:
     asyncio.run(_live_through(events))
 

@@ -103,7 +103,7 @@ async def test_the_share_of_those_who_rest_goes_to_the_others_by_weight() -> Non
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=5), st.lists(st.integers(-1, 9), max_size=60))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 async def test_whatever_the_weights_every_call_is_given_to_somebody(weights: list[float], events: list[int]) -> None:
     accounts = pool({str(place): weight for place, weight in enumerate(weights)}, Clock())
     held: list[Account] = []

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.errors import (
@@ -234,7 +234,6 @@ def test_the_day_ends_at_midnight_in_pacific_time(moment: datetime, hours: float
 
 
 @given(st.datetimes(datetime(2020, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001  # hypothesis wants naive bounds
-@settings(deadline=None)
 def test_the_next_reset_is_at_most_a_day_away(moment: datetime) -> None:
     assert 0 < seconds_to_reset(moment.timestamp()) <= 25 * 3600
 
@@ -256,7 +255,6 @@ def test_without_time_zones_the_reset_is_late_and_never_early(tmp_path: Path, mo
 
 
 @given(st.lists(st.floats(0, 90), max_size=40), st.integers(1, 5))
-@settings(deadline=None)
 def test_a_window_never_holds_more_than_its_limit_in_any_minute(pauses: list[float], limit: int) -> None:
     clock = Clock(0.0)
     window = MinuteWindow(clock)

@@ -190,7 +190,7 @@ async def test_a_host_that_answers_for_ever() -> None:
     st.text(st.characters(), max_size=30),
     st.sampled_from(["{}", "https://{}", "https://img.example{}", "http://{}@img.example/"]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_text_is_an_address_on_the_list_or_an_error_of_ours(text: str, frame: str) -> None:
     asked: list[str] = []
 

@@ -179,7 +179,7 @@ def test_one_attempt_means_one() -> None:
     st.floats(0, 1, exclude_max=True),
     st.none() | st.floats(0, 1e6),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_delays_are_finite_bounded_and_inside_the_deadline(
     leaf: type[ImageError],
     attempt: int,

@@ -616,7 +616,7 @@ documents = st.recursive(
 
 
 @given(documents, documents)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_json_is_an_answer_or_an_error_of_ours(document: Any, part: Any) -> None:
     for shape in (document, {"candidates": [document]}, answer(part), answer(image(part), usage=document)):
         try:
@@ -627,7 +627,7 @@ def test_any_json_is_an_answer_or_an_error_of_ours(document: Any, part: Any) -> 
 
 
 @given(st.binary(max_size=60))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_bytes_are_an_error_of_ours(body: bytes) -> None:
     with pytest.raises(ImageError):
         parse(body)

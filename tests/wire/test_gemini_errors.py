@@ -378,7 +378,7 @@ DATES = st.text(max_size=40) | st.text("Sun, 22 Nov 2026 07:00:41 GMT+-(", max_s
 
 
 @given(st.integers(100, 599), st.binary(max_size=80), st.fixed_dictionaries({"retry-after": DATES, "date": DATES}))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_bytes_are_read_without_a_crash(status: int, content: bytes, headers: dict[str, str]) -> None:
     assert isinstance(parse_error(status, content, headers), ImageError)
 
@@ -405,7 +405,7 @@ NAMES = ("message", "status", "details", "reason", "detail", "violations", "quot
 
 
 @given(st.sampled_from([400, 401, 402, 403, 404, 408, 413, 429, 499, 500, 503, 504]), secrets, st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_text_of_google_s_is_passed_on(status: int, secret: str, data: st.DataObject) -> None:
     texts = st.sampled_from([frame.replace("{}", secret) for frame in FRAMES])
     values = st.recursive(

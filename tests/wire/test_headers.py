@@ -186,7 +186,7 @@ def test_cache_control(header: str | None, control: CacheControl) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_cache_control_is_read(header: str) -> None:
     control = parse_cache_control(header)
     assert control.max_age_seconds is None or math.isfinite(control.max_age_seconds)

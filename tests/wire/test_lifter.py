@@ -90,7 +90,7 @@ places = st.lists(st.integers(0, 1 << 20), max_size=12)
 
 
 @given(documents, places)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @example(json.dumps({"a": LONG}).encode(), [0, 6, 7, 8, 9])
 @example(b'["%b\\"x"]' % LONG.encode(), [LONG_BYTES + 4])
 def test_every_cut_gives_what_msgspec_reads(body: bytes, where: list[int]) -> None:
@@ -101,7 +101,7 @@ def test_every_cut_gives_what_msgspec_reads(body: bytes, where: list[int]) -> No
 
 
 @given(documents, damages, places)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_what_msgspec_rejects_is_rejected(body: bytes, damage: tuple[int, bytes], where: list[int]) -> None:
     place = damage[0] % (len(body) + 1)
     body = body[:place] + damage[1] + body[place + (damage[0] % 2) :]
@@ -110,14 +110,14 @@ def test_what_msgspec_rejects_is_rejected(body: bytes, damage: tuple[int, bytes]
 
 
 @given(documents, st.integers(0), places)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_body_that_ends_too_early_is_rejected(body: bytes, end: int, where: list[int]) -> None:
     body = body[: end % (len(body) + 1)]
     assert read(lifted(cut(body, where))) == expected(body)
 
 
 @given(st.binary(max_size=200), places)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_garbage_is_taken_apart_too(body: bytes, where: list[int]) -> None:
     assert read(lifted(cut(body, where))) == expected(body)
 
@@ -219,7 +219,7 @@ def test_what_would_break_a_json_string_is_no_base64(length: int, place: int, st
 
 
 @given(st.binary(max_size=200_000), places)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_base64_is_base64_however_it_is_cut(data: bytes, where: list[int]) -> None:
     text = base64.b64encode(data)
     reply = lifted(cut(b'["%b"]' % text, where))

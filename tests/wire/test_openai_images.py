@@ -392,7 +392,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(names, json_values, max_size=5), st.sampled_from(Operation))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_parameters_are_a_wish_or_an_error_of_ours(fields: dict[str, Any], operation: Operation) -> None:
     try:
         wish = parse(fields, operation)

@@ -111,7 +111,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from([*READERS, "choice"]), json_values)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_any_value_is_read_or_refused(kind: str, value: Any) -> None:
     with contextlib.suppress(InvalidParameterError):
         read(kind, value)

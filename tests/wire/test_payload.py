@@ -83,7 +83,7 @@ pieces = st.lists(st.builds(piece, st.binary(max_size=40), form=st.sampled_from(
 
 
 @given(pieces, st.integers(1, 50))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_chunks_are_the_pieces_in_order_and_bounded(parts: list[Piece], limit: int) -> None:
     made = list(chunks(parts, limit))
     assert b"".join(made) == join(parts) == b"".join(whole(part) for part in parts)
@@ -113,7 +113,7 @@ def test_a_span_that_would_wait_says_so_and_is_read_all_the_same() -> None:
 
 
 @given(st.binary(max_size=60), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_raw_bytes_read_as_base64(data: bytes, draw: st.DataObject) -> None:
     text = Base64Text(piece(data, draw.draw(st.sampled_from(FORMS))))
     expected = base64.b64encode(data)
@@ -124,7 +124,7 @@ def test_raw_bytes_read_as_base64(data: bytes, draw: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=60), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_base64_cut_anywhere_read_as_raw_bytes(data: bytes, draw: st.DataObject) -> None:
     encoded = base64.b64encode(data)
     cuts = sorted({0, len(encoded), *draw.draw(st.lists(st.integers(0, len(encoded)), max_size=8))})
@@ -158,7 +158,7 @@ def test_padding_and_letters_where_they_may_not_be_are_found(parts: tuple[bytes,
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_base64_there_and_back(data: bytes) -> None:
     text = encode_base64(data)
     assert text == base64.b64encode(data)
@@ -174,7 +174,7 @@ def test_anything_but_strict_base64_is_refused(text: str | bytes) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300), st.lists(st.integers(1, 400), max_size=5), st.integers(0, 320))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_head_is_a_prefix_of_at_most_so_many_bytes(data: bytes, cuts: list[int], wanted: int) -> None:
     text = base64.b64encode(data)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})

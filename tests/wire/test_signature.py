@@ -256,7 +256,7 @@ def test_every_truncation_of_a_picture_is_truncated_or_right(name: str) -> None:
 MAGICS = [data[:16] for data in samples().values()] + [b""]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(MAGICS), st.binary(max_size=400))
 def test_random_bytes_are_judged_without_a_crash(magic: bytes, noise: bytes) -> None:
     answer = read_signature(magic + noise)
@@ -265,7 +265,7 @@ def test_random_bytes_are_judged_without_a_crash(magic: bytes, noise: bytes) -> 
         assert answer.needed_bytes > len(magic + noise)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_bytes_are_judged_without_a_crash(data: st.DataObject) -> None:
     picture = bytearray(data.draw(st.sampled_from(sorted(samples().values()))))

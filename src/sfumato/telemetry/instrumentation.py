@@ -7,6 +7,7 @@ address of a client's picture is the client's.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Final
 
 import httpx
@@ -41,7 +42,8 @@ def instrument(
     if isinstance(inner, _Attempted):
         return
     # 0.54b1, which LiteLLM's extra proxy-runtime pins (2026-11-22), counts no calls and does not know the argument.
-    meters: dict[str, Any] = {} if meter_provider is None else {"meter_provider": meter_provider}
+    knows_meters = "meter_provider" in inspect.signature(AsyncOpenTelemetryTransport).parameters
+    meters: dict[str, Any] = {"meter_provider": meter_provider} if knows_meters else {}
     traced = AsyncOpenTelemetryTransport(_Whole(inner), tracer_provider=tracer_provider, **meters)
     always = tracer_provider is not None or meter_provider is not None
     client._transport = _Attempted(inner, traced, always=always)  # noqa: SLF001

@@ -56,9 +56,10 @@ class OperationSpan:
         self.provider = names.GEMINI
         self._finish_reasons: list[str] = []
         self._model = family_of(record)
-        self._span = tracer.start_span(
+        self._span = _start(
+            tracer,
             _name(self._model),
-            context=parent_context(record.call),
+            parent_context(record.call),
             kind=SpanKind.CLIENT,
             attributes={
                 names.OPERATION_NAME: names.GENERATE_CONTENT,
@@ -79,7 +80,7 @@ class OperationSpan:
     def begin_step(self, step: Step) -> tuple[Span, Context]:
         """Begin a step's span; return it and the context that its work is to run in."""
         if step.name != "attempt":
-            span = self._tracer.start_span(_SPAN_NAMES[step.name], context=self.context)
+            span = _start(self._tracer, _SPAN_NAMES[step.name], self.context)
             return span, trace.set_span_in_context(span, _NOTHING)
         host, port = _split(step.server or "")
         self.provider = PROVIDERS.get(step.backend, names.GEMINI)
@@ -92,7 +93,7 @@ class OperationSpan:
             names.REQUEST_MODEL: self._model,
             **server,
         }
-        span = self._tracer.start_span(_SPAN_NAMES[step.name], context=self.context, attributes=_present(attributes))
+        span = _start(self._tracer, _SPAN_NAMES[step.name], self.context, attributes=_present(attributes))
         return span, set_value(ATTEMPT_KEY, True, trace.set_span_in_context(span, _NOTHING))  # noqa: FBT003  # a value
 
     def end_step(self, span: Span, step: Step) -> None:
@@ -140,6 +141,15 @@ class OperationSpan:
             if record.error is not None:
                 _fail(span, record.error.code)
         span.end()
+
+
+def _start(tracer: Tracer, name: str, context: Context, **options: Any) -> Span:
+    span = tracer.start_span(name, context=context, **options)
+    if span.get_span_context().is_valid:
+        return span
+    # Where there is no SDK, OpenTelemetry 1.33, which LiteLLM's extra proxy-runtime pins, forgets whose child a span is
+    # (seen 2026-11-22).
+    return trace.NonRecordingSpan(trace.get_current_span(context).get_span_context())
 
 
 def parent_context(call: Call) -> Context:

@@ -6,9 +6,8 @@ parses heads. What follows a head is handed on as the socket gave it (measured 2
 
 Little of what is used here does aiohttp document: neither a connector's ``_factory``, which makes its connections, nor
 the class of these, with ``set_response_params``, ``data_received``, ``feed_data``, ``read_timeout``, ``start_timeout``
-and ``force_close`` (which 3.11.0 lacks), nor a stream's ``total_bytes``. So each connector first tries one answer on a
-connection without a socket. Where that does not come as it should, and where the class cannot be imported, bodies come
-aiohttp's own way.
+and ``force_close``, nor a stream's ``total_bytes``. So each connector first tries one answer on a connection without a
+socket. Where that does not come as it should, and where the class cannot be imported, bodies come aiohttp's own way.
 """
 
 from __future__ import annotations
