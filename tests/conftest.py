@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from tests.support.sharing import SharingFiles, rank
 settings.register_profile("sfumato", deadline=None)
 settings.load_profile("sfumato")
 
+PassBy: TypeAlias = Callable[[float], None]
 _FOREIGN = ("GEMINI_API_", "GOOGLE_", "CACHE_", "REDIS_URL", "OTEL_")
 
 
@@ -129,3 +131,17 @@ def redis_admin(redis_server: RedisServer) -> Iterator[Any]:
     """A client of the Redis, for the test's own looks and changes."""
     with redis_server.admin() as client:
         yield client
+
+
+@pytest.fixture
+async def pass_by(monkeypatch: pytest.MonkeyPatch) -> PassBy:
+    """Let the event loop's time pass, as it does while the loop stands still."""
+    loop = asyncio.get_running_loop()
+    passed, clock = 0.0, loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
+
+    def by(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    return by

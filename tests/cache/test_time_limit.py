@@ -1,28 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from sfumato.cache.time_limit import time_limit
+from tests.conftest import PassBy
 
 pytestmark = pytest.mark.anyio
 SECONDS = 60.0
-
-
-@pytest.fixture
-async def pass_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Let time pass as it does while an event loop stands still."""
-    loop = asyncio.get_running_loop()
-    passed, clock = 0.0, loop.time
-    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
-
-    def by(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    return by
 
 
 async def turns(count: int) -> None:
@@ -46,7 +32,7 @@ async def test_what_takes_longer_is_ended(seconds: float) -> None:
             await asyncio.Event().wait()
 
 
-async def test_it_lasts_as_long_as_it_says(pass_by: Callable[[float], None]) -> None:
+async def test_it_lasts_as_long_as_it_says(pass_by: PassBy) -> None:
     ended = asyncio.create_task(bounded(asyncio.Event()))
     for _ in range(59):
         await turns(10)
@@ -62,7 +48,7 @@ async def test_it_lasts_as_long_as_it_says(pass_by: Callable[[float], None]) -> 
 @pytest.mark.parametrize("stood_still", [1, 2, 4])
 @pytest.mark.parametrize("turns_between", range(6))
 async def test_an_answer_that_came_while_the_loop_stood_still_is_an_answer(
-    pass_by: Callable[[float], None], stood_still: int, turns_between: int
+    pass_by: PassBy, stood_still: int, turns_between: int
 ) -> None:
     """A connection's answer takes some turns of the loop to whoever waits for it."""
     answer = asyncio.Event()
@@ -77,7 +63,7 @@ async def test_an_answer_that_came_while_the_loop_stood_still_is_an_answer(
     await waiting
 
 
-async def test_a_loop_that_stands_still_all_the_time_ends_it(pass_by: Callable[[float], None]) -> None:
+async def test_a_loop_that_stands_still_all_the_time_ends_it(pass_by: PassBy) -> None:
     waiting = asyncio.create_task(bounded(asyncio.Event()))
     for _ in range(6):
         await turns(10)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sfumato.errors import DeadlineError, ImageError, NetworkError, UpstreamFailureError
-from tests.conftest import Emulator
+from tests.conftest import Emulator, PassBy
 from tests.support.clients import Bench, bench
 from tests.support.fault_proxy import Break, FaultProxy, fault_proxy
 
@@ -78,23 +78,6 @@ CASES = {
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
-
-
-PassBy = Callable[[float], None]
-
-
-@pytest.fixture
-async def pass_by(monkeypatch: pytest.MonkeyPatch) -> PassBy:
-    """Let the event loop's time pass."""
-    loop = asyncio.get_running_loop()
-    passed, clock = 0.0, loop.time
-    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
-
-    def by(seconds: float) -> None:
-        nonlocal passed
-        passed += seconds
-
-    return by
 
 
 @asynccontextmanager

@@ -22,18 +22,12 @@ from sfumato.errors import ImageError, InternalError
 from sfumato.telemetry.observer import Call
 from sfumato.wire.payload import raw_bytes
 from tests.support import samples
-from tests.support.clients import Bench, bench
+from tests.support.clients import CACHE_WISHES, Bench, bench
 
 pytestmark = pytest.mark.anyio
 SCENES = 30
 MEGABYTE = 1024 * 1024
 BYTES = samples.encoded(samples.noise(8, 8))
-KINDS: dict[str, dict[str, Any]] = {
-    "cached": {},
-    "no-cache": {"cache": {"no-cache": True}},
-    "no-store": {"cache": {"no-store": True}},
-    "max-age=0": {"cache": {"s-maxage": 0}},
-}
 # Longer than any scene: what is not over by then hangs.
 TICKS = 5_000
 
@@ -219,7 +213,7 @@ class Performance:
 
     async def _come(self, it: Bench, visit: Visit) -> None:
         try:
-            result = await it.make(str(visit.prompt), n=visit.n, call=visit.call, **KINDS[visit.kind])
+            result = await it.make(str(visit.prompt), n=visit.n, call=visit.call, **CACHE_WISHES[visit.kind])
         except InternalError:
             raise
         except ImageError:
@@ -263,7 +257,7 @@ async def turns(count: int) -> None:
 def drawn(chance: random.Random, kind: str, store: str) -> Scene:
     visits = [
         Visit(
-            kind=chance.choice(list(KINDS)) if kind == "mixed" else kind,
+            kind=chance.choice(list(CACHE_WISHES)) if kind == "mixed" else kind,
             prompt=chance.choice([0, 0, 1]),
             n=chance.randint(1, 3),
             caller=chance.choice("xxy"),
@@ -279,7 +273,7 @@ def drawn(chance: random.Random, kind: str, store: str) -> Scene:
 
 
 @pytest.mark.parametrize("store", ["memory", "none", "broken"])
-@pytest.mark.parametrize("kind", [*KINDS, "mixed"])
+@pytest.mark.parametrize("kind", [*CACHE_WISHES, "mixed"])
 async def test_whoever_leaves_and_whenever_no_paid_picture_is_lost(kind: str, store: str) -> None:
     chance = random.Random(f"{kind} {store}")
     # google-genai's clients, of other tests, begin tasks when they are collected.

@@ -21,18 +21,12 @@ from sfumato.images.request import CacheStatus, ImageResult
 from sfumato.telemetry.observer import Call
 from sfumato.wire.payload import raw_bytes
 from tests.support import samples
-from tests.support.clients import Bench, bench
+from tests.support.clients import CACHE_WISHES, Bench, bench
 
 pytestmark = pytest.mark.anyio
 MEGABYTE = 1024 * 1024
 BYTES = samples.encoded(samples.noise(8, 8))
-KINDS: dict[str, dict[str, Any]] = {
-    "cached": {},
-    "no-cache": {"cache": {"no-cache": True}},
-    "no-store": {"cache": {"no-store": True}},
-    "max-age=0": {"cache": {"s-maxage": 0}},
-}
-PAIRS = list(itertools.product(KINDS, KINDS))
+PAIRS = list(itertools.product(CACHE_WISHES, CACHE_WISHES))
 
 
 class Upstream:
@@ -112,15 +106,15 @@ async def settled() -> None:
 async def test_a_running_request_is_paid_once_however_its_repetition_uses_the_cache(first: str, again: str) -> None:
     upstream = Upstream()
     async with visiting(upstream) as it:
-        running = asyncio.create_task(it.make(call=call(), n=2, **KINDS[first]))
+        running = asyncio.create_task(it.make(call=call(), n=2, **CACHE_WISHES[first]))
         for _ in range(2):
             await upstream.began.acquire()
-        repeated = asyncio.create_task(it.make(call=call(), n=2, **KINDS[again]))
+        repeated = asyncio.create_task(it.make(call=call(), n=2, **CACHE_WISHES[again]))
         await settled()
         upstream.answer.set()
         one, other = await asyncio.gather(running, repeated)
         await it.client.settle()
-        third = await it.make(call=call(), n=2, **KINDS[again])
+        third = await it.make(call=call(), n=2, **CACHE_WISHES[again])
     assert upstream.calls == 2
     assert pictures(one) == pictures(other) == pictures(third)
     assert (one.cost_usd > 0, other.cost_usd, other.cache_status) == (True, 0.0, CacheStatus.HIT)
@@ -134,9 +128,9 @@ async def test_between_processes_too(first: str, again: str) -> None:
     leases = SharedLeases()
     shared = {"store": MemoryStore(256 * MEGABYTE), "leases": leases, "notes": LocalNotes(clock=lambda: 0.0)}
     async with visiting(upstream, **shared) as here, visiting(upstream, **shared) as there:
-        running = asyncio.create_task(here.make(call=call(), **KINDS[first]))
+        running = asyncio.create_task(here.make(call=call(), **CACHE_WISHES[first]))
         await upstream.began.acquire()
-        repeated = asyncio.create_task(there.make(call=call(), **KINDS[again]))
+        repeated = asyncio.create_task(there.make(call=call(), **CACHE_WISHES[again]))
         await settled()
         upstream.answer.set()
         one, other = await asyncio.gather(running, repeated)
@@ -154,7 +148,7 @@ async def test_requests_with_a_key_and_without_make_one_call_and_need_one_place(
         first = asyncio.create_task(it.make(call=call(leader)))
         await upstream.began.acquire()
         others = [asyncio.create_task(it.make(call=call(key))) for key in (None, "a", "b")]
-        fresh = asyncio.create_task(it.make(call=call("b"), **KINDS["no-cache"]))
+        fresh = asyncio.create_task(it.make(call=call("b"), **CACHE_WISHES["no-cache"]))
         await settled()
         upstream.answer.set()
         results = await asyncio.gather(first, *others, fresh)
@@ -162,7 +156,7 @@ async def test_requests_with_a_key_and_without_make_one_call_and_need_one_place(
     assert sorted(result.cost_usd > 0 for result in results) == [False] * 4 + [True]
 
 
-@pytest.mark.parametrize("again", KINDS)
+@pytest.mark.parametrize("again", CACHE_WISHES)
 async def test_whoever_comes_again_has_what_its_left_request_was_given_of_anothers(again: str) -> None:
     """The first one under the key waited for a request without one: what it waits for stays the key's."""
     upstream = Upstream()
@@ -173,7 +167,7 @@ async def test_whoever_comes_again_has_what_its_left_request_was_given_of_anothe
         await settled()
         upstream.answer.set()
         await asyncio.gather(leader, first)
-        again_result = await it.make(call=call(), **KINDS[again])
+        again_result = await it.make(call=call(), **CACHE_WISHES[again])
     assert (upstream.calls, again_result.cost_usd) == (1, 0.0)
 
 
@@ -181,10 +175,10 @@ async def test_whoever_comes_again_has_what_its_left_request_was_given_of_anothe
 async def test_a_left_request_goes_on_for_its_repetition(first: str, again: str) -> None:
     upstream = Upstream()
     async with visiting(upstream) as it:
-        left = asyncio.create_task(it.make(call=call(), **KINDS[first]))
+        left = asyncio.create_task(it.make(call=call(), **CACHE_WISHES[first]))
         await upstream.began.acquire()
         left.cancel()
-        repeated = asyncio.create_task(it.make(call=call(), **KINDS[again]))
+        repeated = asyncio.create_task(it.make(call=call(), **CACHE_WISHES[again]))
         await settled()
         upstream.answer.set()
         result = await repeated
@@ -215,7 +209,7 @@ async def test_whoever_comes_again_while_the_picture_is_being_stored_is_given_it
         upstream.answer.set()
         await asyncio.gather(*tasks)
         await settled()
-        again = await it.make(call=call(), **KINDS["no-cache"])
+        again = await it.make(call=call(), **CACHE_WISHES["no-cache"])
         store.may_store.set()
     assert (upstream.calls, again.cost_usd) == (1, 0.0)
 
@@ -224,7 +218,7 @@ async def test_without_a_store_a_key_has_its_picture_still() -> None:
     upstream = Upstream()
     upstream.answer.set()
     async with visiting(upstream, store=NoopStore()) as it:
-        await it.make(call=call(), **KINDS["no-cache"])
+        await it.make(call=call(), **CACHE_WISHES["no-cache"])
         await it.make(call=call())
     assert upstream.calls == 1
 
@@ -233,11 +227,11 @@ async def test_a_key_that_meets_a_refusal_tells_it_to_all_that_come_under_it() -
     upstream = Upstream()
     upstream.instead = httpx.Response(200, json={"promptFeedback": {"blockReason": "SAFETY"}})
     async with visiting(upstream) as it:
-        tasks = [asyncio.create_task(it.make(call=call(), **kind)) for kind in KINDS.values()]
+        tasks = [asyncio.create_task(it.make(call=call(), **kind)) for kind in CACHE_WISHES.values()]
         await settled()
         upstream.answer.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [SafetyBlockedError] * len(KINDS)
+    assert [type(outcome) for outcome in outcomes] == [SafetyBlockedError] * len(CACHE_WISHES)
     assert upstream.calls == 1
 
 

@@ -39,6 +39,13 @@ from sfumato.upstream.transport import STALL_SECONDS, GeminiTransport, create_ht
 from sfumato.wire.openai_images import parse_request
 
 MEGABYTE = 1024 * 1024
+# How a request may have the cache used.
+CACHE_WISHES: dict[str, dict[str, Any]] = {
+    "cached": {},
+    "no-cache": {"cache": {"no-cache": True}},
+    "no-store": {"cache": {"no-store": True}},
+    "max-age=0": {"cache": {"s-maxage": 0}},
+}
 
 
 @dataclasses.dataclass

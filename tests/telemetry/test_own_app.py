@@ -1,4 +1,4 @@
-"""The app of docs/telemetry.md that has a runtime of its own: what is left is sent before uvicorn ends the process."""
+"""Apps of one's own under uvicorn, which raises the signal again when they have closed: nothing runs at exit then."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conftest import Emulator
 from tests.support.otlp_receiver import receiving
 
 PAGE = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
+WITH_MIDDLEWARE = """
+from starlette.applications import Starlette
+import sfumato.telemetry
+from sfumato import GeminiImageMiddleware
+
+sfumato.telemetry.configure()
+app = GeminiImageMiddleware(Starlette())
+"""
+(WITH_RUNTIME,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "lifespan" in block]
 SERVER = """
 import uvicorn
 
@@ -27,8 +37,8 @@ Server(uvicorn.Config(app, port=0, log_level="critical")).run()
 """
 
 
-def test_what_is_left_is_sent_at_the_end(emulator: Emulator, tmp_path: Path) -> None:
-    (app,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "lifespan" in block]
+@pytest.mark.parametrize("app", [WITH_MIDDLEWARE, WITH_RUNTIME], ids=["middleware", "a runtime of its own"])
+def test_what_is_left_is_sent_at_the_end(app: str, emulator: Emulator, tmp_path: Path) -> None:
     with receiving() as receiver:
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "GEMINI_"))}
         variables |= {
@@ -50,7 +60,6 @@ def test_what_is_left_is_sent_at_the_end(emulator: Emulator, tmp_path: Path) -> 
                 headers = {"authorization": "Bearer sk-me"}
                 assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
                 process.send_signal(signal.SIGTERM)
-                # Nothing ran that was registered for the exit.
                 assert process.wait(60) == -signal.SIGTERM
             finally:
                 process.kill()
