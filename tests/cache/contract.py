@@ -269,6 +269,8 @@ class StoreContract(StoreShape):
         for used in ("key 0", "key 2"):
             clock.advance(1)
             await store.get(used)
+        # What may be evicting in the background has not seen what comes now: this waits for it.
+        await store.stats()
         clock.advance(1)
         await put(store, "new", TENTH, TENTH[:200_000])
         assert "key 1" not in await keys_of(store)
@@ -280,7 +282,7 @@ class StoreContract(StoreShape):
             await put(store, f"key {number}", TENTH)
         clock.advance(1)
         await store.peek("key 0", 10)
-        # What may be evicting in the background has not seen what comes now: this waits for it.
+        # As above.
         await store.stats()
         clock.advance(1)
         await put(store, "new", TENTH, TENTH[:200_000])
