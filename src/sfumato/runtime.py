@@ -33,7 +33,7 @@ from sfumato.images.prices import parse_prices
 from sfumato.images.safety import Backend
 from sfumato.pictures.inspect import ImageLimits
 from sfumato.settings import MEGABYTE, Settings, load_settings, unknown_variables, variable_names
-from sfumato.telemetry import configure
+from sfumato.telemetry import configure, flush
 from sfumato.telemetry.observer import NullObserver, NullOperation, Observer, ObserverGroup, Operation, OperationRecord
 from sfumato.telemetry.variables import PROVIDERS, blamed, warn_once
 from sfumato.upstream.account_file import build_accounts
@@ -121,6 +121,18 @@ class Runtime:
         now = time.monotonic()
         stop_at = now + self.settings.grace_seconds if self._stop_at is None else self._stop_at
         await client.aclose(grace_seconds=max(0.0, stop_at - now))
+
+    async def finish(self) -> None:
+        """Close as `aclose` does, and send the last spans and metrics: for an app that another's server ends.
+
+        Servers end by raising the signal again, and then nothing runs that was registered for the exit. A process that
+        drains is ours, and does it when it ends.
+        """
+        try:
+            await self.aclose()
+        finally:
+            if not self.draining:
+                await asyncio.to_thread(flush)
 
     def _build(self) -> ImageClient:
         settings = self.settings

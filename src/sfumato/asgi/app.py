@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,7 +22,6 @@ from sfumato.images.models import FAMILIES
 from sfumato.images.variants import Variant, list_variants, require_variant
 from sfumato.runtime import Runtime
 from sfumato.settings import Settings
-from sfumato.telemetry import flush
 
 # Release of the model, 2026-05-28; OpenAI's model objects need a number here.
 _CREATED = 1779926400
@@ -57,9 +55,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001  # Starlette's signature
         yield
         if runtime is None:
-            await served.aclose()
-            if not served.draining:
-                await to_thread.run_sync(flush)
+            await served.finish()
 
     app = Starlette(
         routes=[

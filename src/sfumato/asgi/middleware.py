@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anyio import to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato.asgi.accounts_admin import AccountsAdmin
@@ -19,7 +18,6 @@ from sfumato.asgi.routes import OWN_PREFIX, match_image_route
 from sfumato.errors import ConfigurationError
 from sfumato.runtime import Runtime
 from sfumato.settings import Settings
-from sfumato.telemetry import flush
 
 
 class GeminiImageMiddleware:
@@ -117,10 +115,7 @@ class GeminiImageMiddleware:
 
         async def closing(message: Message) -> None:
             if self._owns_runtime and message["type"].startswith("lifespan.shutdown"):
-                await self.runtime.aclose()
-                # Servers end by raising the signal again, and then nothing runs that was registered for the exit.
-                if not self.runtime.draining:
-                    await to_thread.run_sync(flush)
+                await self.runtime.finish()
             await send(message)
 
         return closing

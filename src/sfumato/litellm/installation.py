@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import sys
@@ -17,7 +16,6 @@ from sfumato.litellm.custom_llm import GeminiImageLLM
 from sfumato.litellm.errors import PROVIDER
 from sfumato.litellm.hooks import register
 from sfumato.runtime import Runtime
-from sfumato.telemetry import flush
 
 _log = logging.getLogger("sfumato")
 
@@ -29,7 +27,7 @@ def install(runtime: Runtime | None = None) -> GeminiImageLLM:
     replaces the provider.
 
     In a proxy, ``LITELLM_WORKER_STARTUP_HOOKS=sfumato.litellm:install`` has LiteLLM call this in every worker; it then
-    puts the middleware in front as well, and has the worker's end wait for `finish`. Elsewhere there is no proxy.
+    puts the middleware in front as well, and has the worker's end wait for `Runtime.finish`. Elsewhere is no proxy.
 
     Args:
         runtime: Where clients come from; by default the one of `sfumato.litellm.provider`, which config.yaml names, so
@@ -48,18 +46,6 @@ def install(runtime: Runtime | None = None) -> GeminiImageLLM:
     register()
     _assist_started_proxy(provider.runtime)
     return provider
-
-
-async def finish(runtime: Runtime) -> None:
-    """Let running work end within `GEMINI_IMAGE_GRACE_SECONDS`, close, and send the last spans and metrics.
-
-    For a process that another's server ends: uvicorn raises the signal again when the app has closed, and then nothing
-    runs that was registered for the exit.
-    """
-    try:
-        await runtime.aclose()
-    finally:
-        await asyncio.to_thread(flush)
 
 
 def _shared() -> GeminiImageLLM:
@@ -84,7 +70,7 @@ def _assist_started_proxy(runtime: Runtime) -> None:
 
 
 def _end_with(module: Any, runtime: Runtime) -> None:
-    """Have the proxy's end wait for `finish`.
+    """Have the proxy's end wait for `Runtime.finish`.
 
     The hooks are called within LiteLLM's lifespan, which can no longer be wrapped. At its end it calls this function by
     its name (1.106.2, proxy/proxy_server.py, seen 2026-11-22), after the last request and before its database goes.
@@ -99,7 +85,7 @@ def _end_with(module: Any, runtime: Runtime) -> None:
     @functools.wraps(ending)
     async def ending_after_ours(*args: Any, **kwargs: Any) -> None:
         try:
-            await finish(runtime)
+            await runtime.finish()
         finally:
             await ending(*args, **kwargs)
 

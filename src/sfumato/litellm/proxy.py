@@ -19,7 +19,6 @@ from sfumato.asgi.middleware import GeminiImageMiddleware
 from sfumato.litellm import provider
 from sfumato.litellm.allocator import keep_freed_memory
 from sfumato.litellm.hooks import register
-from sfumato.litellm.installation import finish
 
 __all__ = ["app"]
 
@@ -33,11 +32,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[Any]:
         register()
         yield state
         # While its event loop still runs, and LiteLLM's own connections do.
-        if provider.runtime.draining:
-            # `sfumato proxy` has told it at the signal, and ends the process in order.
-            await provider.runtime.aclose()
-        else:
-            await finish(provider.runtime)
+        await provider.runtime.finish()
 
 
 keep_freed_memory()
